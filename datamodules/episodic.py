@@ -1,0 +1,101 @@
+"""What the datamodules share: loaders over tasks, this rank's share, images to floats."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.episode_loader import TaskSampler, evaluation_loader, training_loader
+from datamodules.settings import Batches
+from lightning_maml.episode import Episode
+
+
+def image_as_float(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 images as floats in [0, 1]; anything else as it is."""
+    return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x
+
+
+class EpisodicDataModule(LightningDataModule):
+    """Serves the tasks that a subclass's `load_tasks` makes for each split.
+
+    Training goes through new tasks for ever; validation, test and predict (the test tasks) see
+    the same tasks each time. Ranks of a distributed run take disjoint tasks, with or without the
+    Trainer's `use_distributed_sampler`.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__()
+        self.batches = batches
+        self.tasks: dict[str, TaskSampler] = {}
+
+    def load_tasks(self) -> dict[str, TaskSampler]:
+        """The task samplers of the splits `train`, `val` and `test`."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what was prepared, once, and check that the settings fit it."""
+        if not self.tasks:
+            self.tasks = self.load_tasks()
+
+    def train_dataloader(self) -> DataLoader[Episode]:
+        """`train_batches_per_epoch` batches of `meta_batch_size` new tasks."""
+        rank, ranks = self._rank()
+        return training_loader(
+            self._sampler("train"),
+            self.batches.meta_batch_size,
+            self.batches.train_batches_per_epoch,
+            rank,
+            ranks,
+            self.batches.num_workers,
+        )
+
+    def val_dataloader(self) -> DataLoader[Episode]:
+        """The `val_tasks` validation tasks."""
+        return self._evaluation("val", "val_tasks", self.batches.val_tasks)
+
+    def test_dataloader(self) -> DataLoader[Episode]:
+        """The `test_tasks` test tasks."""
+        return self._evaluation("test", "test_tasks", self.batches.test_tasks)
+
+    def predict_dataloader(self) -> DataLoader[Episode]:
+        """The test tasks."""
+        return self.test_dataloader()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Images travel as uint8 and become floats in [0, 1] on the device."""
+        if not isinstance(batch, Episode):
+            return batch
+        module = self.trainer.lightning_module if self.trainer else None
+        dtype = module.dtype if module is not None else torch.float32
+        dtype = dtype if isinstance(dtype, torch.dtype) else torch.float32
+        return batch._replace(
+            support_x=image_as_float(batch.support_x, dtype),
+            query_x=image_as_float(batch.query_x, dtype),
+        )
+
+    def _evaluation(self, split: str, name: str, tasks: int) -> DataLoader[Episode]:
+        rank, ranks = self._rank()
+        if tasks < ranks:
+            raise ValueError(
+                f"`{name}` must be at least {ranks} (one task per process), got {tasks}."
+            )
+        return evaluation_loader(
+            self._sampler(split),
+            self.batches.eval_batch_size,
+            tasks,
+            rank,
+            ranks,
+            self.batches.num_workers,
+        )
+
+    def _sampler(self, split: str) -> TaskSampler:
+        self.setup()
+        return self.tasks[split]
+
+    def _rank(self) -> tuple[int, int]:
+        """This process's number and the number of processes; alone without a Trainer."""
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size

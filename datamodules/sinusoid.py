@@ -1,0 +1,131 @@
+"""Sinusoid regression (Sec. 5.1): y = A sin(x - phase). Needs no files."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+
+from datamodules.episode_loader import TaskSampler
+from datamodules.episodic import EpisodicDataModule
+from datamodules.sampling import SPLITS, Floats, uniforms
+from datamodules.settings import Batches, check_at_least
+from lightning_maml.episode import Episode
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SinusoidTasks:
+    """Sinusoids and points on them; a task keeps its sinusoid whatever the number of points."""
+
+    seed: int
+    split: str
+    k_shot: int
+    query_shot: int
+    amplitude: Range
+    phase: Range
+    x: Range
+
+    def parameters(self, first_task: int, tasks: int) -> tuple[Floats, Floats]:
+        """Amplitudes and phases of consecutive tasks, each ``[tasks]``."""
+        draws = uniforms(self.seed, self.split, first_task, tasks, 2)
+        return _scaled(draws[:, 0], self.amplitude), _scaled(draws[:, 1], self.phase)
+
+    def __call__(self, first_task: int, tasks: int) -> Episode:
+        """Consecutive tasks: x and y are ``[tasks, points, 1]`` float32."""
+        amplitude, phase = self.parameters(first_task, tasks)
+        shots = [self.k_shot, self.query_shot]
+        draws = uniforms(self.seed, self.split, first_task, tasks, sum(shots), stream=1)
+        inputs = _scaled(draws, self.x).astype(np.float32)
+        targets = amplitude[:, None] * np.sin(inputs - phase[:, None])
+        support_x, query_x = torch.from_numpy(inputs).unsqueeze(-1).split(shots, dim=1)
+        support_y, query_y = (
+            torch.from_numpy(targets.astype(np.float32)).unsqueeze(-1).split(shots, dim=1)
+        )
+        return Episode(support_x, support_y, query_x, query_y)
+
+
+@final
+class Sinusoid(EpisodicDataModule):
+    """Sinusoids with amplitude, phase and inputs drawn uniformly from three ranges.
+
+    Args:
+        k_shot: support points per task (the paper's K)
+        query_shot: query points per training task
+        eval_query_shot: held-out points per validation or test task
+        amplitude_range: the paper's [0.1, 5.0]
+        phase_range: the paper's [0, pi]
+        x_range: the paper's [-5, 5]
+        meta_batch_size: training tasks per batch (and process)
+        eval_batch_size: tasks per evaluation batch
+        train_batches_per_epoch: length of an epoch; the paper's run is 70 epochs of 1,000
+        val_tasks: fixed validation tasks
+        test_tasks: fixed test tasks (the authors' 600)
+        seed: tasks are a function of (seed, split, task number) alone
+        num_workers: loader processes
+
+    Raises:
+        ValueError: naming the setting that is out of range.
+    """
+
+    def __init__(
+        self,
+        k_shot: int = 10,
+        query_shot: int = 10,
+        eval_query_shot: int = 100,
+        amplitude_range: Range = (0.1, 5.0),
+        phase_range: Range = (0.0, math.pi),
+        x_range: Range = (-5.0, 5.0),
+        meta_batch_size: int = 25,
+        eval_batch_size: int = 100,
+        train_batches_per_epoch: int = 1000,
+        val_tasks: int = 200,
+        test_tasks: int = 600,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            Batches(
+                meta_batch_size=meta_batch_size,
+                eval_batch_size=eval_batch_size,
+                train_batches_per_epoch=train_batches_per_epoch,
+                val_tasks=val_tasks,
+                test_tasks=test_tasks,
+                seed=seed,
+                num_workers=num_workers,
+            )
+        )
+        self.save_hyperparameters()
+        check_at_least("k_shot", k_shot, 1)
+        check_at_least("query_shot", query_shot, 1)
+        check_at_least("eval_query_shot", eval_query_shot, 1)
+        self.samplers = {
+            split: SinusoidTasks(
+                seed=seed,
+                split=split,
+                k_shot=k_shot,
+                query_shot=query_shot if split == "train" else eval_query_shot,
+                amplitude=_check_range("amplitude_range", amplitude_range),
+                phase=_check_range("phase_range", phase_range),
+                x=_check_range("x_range", x_range),
+            )
+            for split in SPLITS
+        }
+
+    def load_tasks(self) -> dict[str, TaskSampler]:
+        """One sampler per split."""
+        return dict(self.samplers)
+
+
+def _scaled(draws: Floats, bounds: Range) -> Floats:
+    low, high = bounds
+    return low + (high - low) * draws
+
+
+def _check_range(name: str, bounds: Sequence[float]) -> Range:
+    if len(bounds) != 2 or not all(map(math.isfinite, bounds)) or bounds[0] > bounds[1]:
+        raise ValueError(f"`{name}` must be two finite numbers, low and high, got {bounds!r}.")
+    return float(bounds[0]), float(bounds[1])
