@@ -1,0 +1,53 @@
+"""Whether the meta-gradient is compiled, and what cannot be."""
+
+import logging
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_maml.random_state import random_state
+
+log = logging.getLogger(__name__)
+
+
+def resolve_compile(setting: bool | Literal["auto"], device: torch.device) -> bool:
+    """Whether to compile; ``"auto"`` compiles where a compiler is at hand.
+
+    Says in one line which path runs, and why if it is the eager one.
+    """
+    if setting != "auto":
+        return bool(setting)
+    try:
+        torch.compile(_trial)(torch.ones(8, device=device))
+    except Exception as error:  # no C++ compiler, no Triton, an unsupported Python: many types
+        reason = str(error).strip().splitlines()[0][:200]
+        log.info("Meta-gradient: eager; torch.compile does not work here (%s).", reason)
+        return False
+    log.info("Meta-gradient: compiled; the first meta-update takes longer.")
+    return True
+
+
+def _trial(x: Tensor) -> Tensor:
+    return (x * 2 + 1).sum()
+
+
+@torch.no_grad()
+def refuse_random_numbers(model: nn.Module, x: Tensor) -> None:
+    """Refuse a model whose forward draws random numbers, as dropout does in training.
+
+    Compiled, the sweep cannot draw the same mask twice, and the gradient would be wrong.
+
+    Raises:
+        ValueError: naming the option and the modules.
+    """
+    before = random_state(x.device)
+    model(x)
+    after = random_state(x.device)
+    if all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+        return
+    names = [name for name, module in model.named_modules() if "Dropout" in type(module).__name__]
+    raise ValueError(
+        "`compile` must be false for a model that draws random numbers in training mode, got "
+        f"true with {names or type(model).__name__}."
+    )

@@ -1,0 +1,227 @@
+"""Joins a module and a loss with the pure functions: MAML for plain PyTorch.
+
+`maml_loss` is the one call that a training loop needs; `Engine` is what it and the
+LightningModule share.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_maml.autograd_bridge import with_gradient
+from lightning_maml.compiling import refuse_random_numbers
+from lightning_maml.episode import Episode, check_episode
+from lightning_maml.functional_model import (
+    ModuleTensors,
+    eval_mode,
+    module_tensors,
+    second_derivatives,
+    task_loss,
+    vmap_errors_explained,
+)
+from lightning_maml.inner_loop import InnerLoop, MetaParams, Params, adapt
+from lightning_maml.losses import Loss
+from lightning_maml.meta_gradient import (
+    DERIVATIONS,
+    MetaGradient,
+    chunks,
+    mean_over_tasks,
+    over_tasks,
+)
+from lightning_maml.step_sizes import StepSizes
+
+NO_STEP_SIZES: Mapping[str, Tensor] = {}
+
+
+class Curve(NamedTuple):
+    """Query loss and output after 0, 1, ... inner steps.
+
+    Shapes: ``loss [steps + 1, tasks]``, ``output [steps + 1, tasks, query examples, ...]``.
+    """
+
+    loss: Tensor
+    output: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A module, its loss, and how tasks are run.
+
+    Attributes:
+        model: any module. Its trainable parameters are meta-learned; frozen ones and buffers are
+            constants.
+        loss: ``(output, target) -> scalar`` of one task.
+        adapts: patterns (`fnmatch`) on parameter names: what the inner loop changes.
+        tasks_at_once: tasks batched by `vmap` at a time; ``None`` = all, 1 = no `vmap`.
+        derivation: ``"sweep"`` or ``"unrolled"``, see meta_gradient.py.
+        compile: run the meta-gradient through `torch.compile`.
+
+    Raises:
+        ValueError: naming the argument, for a pattern that matches no trainable parameter and
+            for values out of range.
+    """
+
+    model: nn.Module
+    loss: Loss
+    adapts: Sequence[str] = ("*",)
+    tasks_at_once: int | None = None
+    derivation: Literal["sweep", "unrolled"] = "sweep"
+    compile: bool = False
+    _programs: dict[Any, Callable[..., MetaGradient]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.tasks_at_once is not None and self.tasks_at_once < 1:
+            raise ValueError(f"`tasks_at_once` must be >= 1 or None, got {self.tasks_at_once}.")
+        if self.derivation not in DERIVATIONS:
+            raise ValueError(
+                f"`derivation` must be one of {list(DERIVATIONS)}, got {self.derivation!r}."
+            )
+        self.tensors()
+
+    def tensors(self) -> ModuleTensors:
+        """The module's tensors as they are now."""
+        return module_tensors(self.model, self.adapts)
+
+    def meta_gradient(
+        self, loop: InnerLoop, episode: Episode, step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES
+    ) -> MetaGradient:
+        """Meta-loss and meta-gradient of a batch of tasks (Eq. 1, mean over tasks)."""
+        tensors, at_once = self.tensors(), self._at_once(episode)
+        key = (loop, at_once, self.model.training)
+        if key not in self._programs:
+            if self.compile:
+                refuse_random_numbers(self.model, episode.support_x[0])
+            self._programs[key] = self._program(loop, at_once)
+        program = self._programs[key]
+        with second_derivatives(), vmap_errors_explained(at_once):
+            return mean_over_tasks(
+                lambda meta, chunk: program(tensors.frozen, tensors.buffers, meta, chunk),
+                _detached(tensors, step_sizes),
+                episode,
+                at_once,
+            )
+
+    def meta_loss(
+        self, loop: InnerLoop, episode: Episode, step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES
+    ) -> tuple[Tensor, MetaGradient]:
+        """The meta-loss as a scalar whose `.backward()` hands on the meta-gradient, and all else.
+
+        Under `torch.no_grad` and `torch.inference_mode` the scalar has no graph.
+        """
+        result = self.meta_gradient(loop, episode, step_sizes)
+        if not torch.is_grad_enabled():
+            return result.loss, result
+        tensors = self.tensors()
+        inputs: list[Tensor] = []
+        grads: list[Tensor] = []
+        for part, known in zip(
+            (tensors.adapted, tensors.held, step_sizes), result.grads, strict=True
+        ):
+            inputs += part.values()
+            grads += (known[name] for name in part)
+        return with_gradient(result.loss, inputs, grads), result
+
+    def curve(
+        self, loop: InnerLoop, episode: Episode, step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES
+    ) -> Curve:
+        """Query loss and output after 0 .. `loop.steps` inner steps, in eval mode."""
+        tensors, at_once = self.tensors(), self._at_once(episode)
+        loss = task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)
+
+        def per_task(meta: MetaParams, task: Episode) -> tuple[Tensor, Tensor]:
+            points = [
+                loss(theta, meta.held, task.query_x, task.query_y)
+                for theta in adapt(loop, loss, meta, task)
+            ]
+            losses, outputs = zip(*points, strict=True)
+            return torch.stack(losses), torch.stack(outputs)
+
+        per_chunk, meta = over_tasks(per_task, at_once), _detached(tensors, step_sizes)
+        with second_derivatives(), eval_mode(self.model), vmap_errors_explained(at_once):
+            parts = [per_chunk(meta, chunk) for chunk in chunks(episode, at_once)]
+        losses, outputs = (torch.cat(part).transpose(0, 1) for part in zip(*parts, strict=True))
+        return Curve(losses, outputs)
+
+    def adapt(
+        self,
+        loop: InnerLoop,
+        support_x: Tensor,
+        support_y: Tensor,
+        step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES,
+    ) -> Params:
+        """All parameters of the module, by name, after the inner loop on one task; eval mode."""
+        tensors = self.tensors()
+        loss = task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)
+        meta = _detached(tensors, step_sizes)
+        task = Episode(support_x, support_y, support_x, support_y)
+        with second_derivatives(), eval_mode(self.model):
+            *_, theta = adapt(loop, loss, meta, task)
+        return {n: theta.get(n, p.detach()) for n, p in self.model.named_parameters()}
+
+    def _at_once(self, episode: Episode) -> int:
+        return min(self.tasks_at_once or episode.tasks, episode.tasks)
+
+    def _program(self, loop: InnerLoop, at_once: int) -> Callable[..., MetaGradient]:
+        derive, replay = DERIVATIONS[self.derivation], not self.compile
+
+        def program(
+            frozen: Params, buffers: Params, meta: MetaParams, chunk: Episode
+        ) -> MetaGradient:
+            loss = task_loss(self.model, self.loss, frozen, buffers)
+            return over_tasks(
+                lambda meta, task: derive(loop, loss, meta, task, replay), at_once
+            )(meta, chunk)  # fmt: skip
+
+        return torch.compile(program, fullgraph=True, dynamic=False) if self.compile else program
+
+
+def _detached(tensors: ModuleTensors, step_sizes: Mapping[str, Tensor]) -> MetaParams:
+    parts = (tensors.adapted, tensors.held, step_sizes)
+    return MetaParams(*({n: p.detach() for n, p in part.items()} for part in parts))
+
+
+def maml_loss(
+    model: nn.Module,
+    loss: Loss,
+    episode: Episode,
+    *,
+    inner_lr: float,
+    inner_steps: int = 1,
+    first_order: bool = False,
+    adapts: Sequence[str] = ("*",),
+    tasks_at_once: int | None = None,
+) -> Tensor:
+    """The meta-loss of a batch of tasks (Eq. 1): one line of a plain PyTorch training loop.
+
+    Mean over the tasks of the query loss after `inner_steps` gradient steps on the support set.
+    `.backward()` adds its exact gradient to `.grad` of the model's parameters.
+
+    Args:
+        model: any module; see `Engine` for frozen parameters, buffers, and the other arguments.
+        loss: ``(output, target) -> scalar`` of one task.
+        episode: the tasks, see `Episode`.
+        inner_lr: alpha.
+        inner_steps: number of inner updates.
+        first_order: take the inner gradients as constants (Sec. 5.2).
+        adapts: patterns on parameter names: what the inner loop changes.
+        tasks_at_once: tasks batched at a time.
+
+    Raises:
+        ValueError: naming the argument that is out of range.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    >>> _ = torch.nn.init.constant_(model.weight, 2.0)
+    >>> one = torch.ones(1, 1, 1, dtype=torch.float64)  # a task: x = 1, y = 0; then x = 2, y = 3
+    >>> task = Episode(one, 0 * one, 2 * one, 3 * one)
+    >>> loss = maml_loss(model, torch.nn.functional.mse_loss, task, inner_lr=0.25)
+    >>> loss.backward()
+    >>> loss.item(), model.weight.grad.item()
+    (1.0, -2.0)
+    """
+    engine = Engine(model, loss, adapts, tasks_at_once)
+    loop = InnerLoop(inner_steps, StepSizes(inner_lr), first_order)
+    return engine.meta_loss(loop, check_episode(episode))[0]

@@ -1,0 +1,259 @@
+"""Meta-gradient (Eq. 1; Algorithm 1, line 8): two derivations of the same thing.
+
+`sweep`, the default, is an adjoint sweep with forward-over-reverse products (the idea of
+MixFlow-MG, Kemaev et al., ICML 2025). With inner weights theta_0 .. theta_K and a_k the step
+sizes,
+
+    v = grad L_query(theta_K)
+    for k = K-1 .. 0:   dL/d a_k = - v * g_k,   v <- v - H_k (a_k * v)
+
+where H_k u is a directional derivative of the inner gradient at theta_k. Only one inner step's
+activations are alive at any time, so memory does not grow with the number of inner steps; what
+is kept are the weights theta_0 .. theta_K. `unrolled` is reverse mode through the whole loop: the
+reference, and the way for operators that have no forward-mode derivative.
+"""
+
+# Annotations stay strings: torch.compile cannot evaluate those of the nested functions.
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, grad_and_value, jvp, vjp, vmap
+from torch.utils._pytree import tree_map
+
+from lightning_maml.episode import Episode
+from lightning_maml.inner_loop import InnerLoop, MetaParams, Params, State, TaskLoss, inner_step
+from lightning_maml.random_state import random_state, set_random_state
+
+
+class TaskReport(NamedTuple):
+    """What is worth logging of each task; a pytree of tensors.
+
+    Shapes (of one task: without the task axis):
+        support_loss: ``[tasks]``, before adaptation
+        query_loss: ``[tasks]``, after adaptation
+        query_output: ``[tasks, query examples, ...]``, after adaptation
+    """
+
+    support_loss: Tensor
+    query_loss: Tensor
+    query_output: Tensor
+
+
+class MetaGradient(NamedTuple):
+    """A meta-loss, its gradient with respect to the meta-parameters, and the tasks' reports."""
+
+    loss: Tensor
+    grads: MetaParams
+    report: TaskReport
+
+
+Derivation = Callable[[InnerLoop, TaskLoss, MetaParams, Episode, bool], MetaGradient]
+
+
+def unrolled(
+    loop: InnerLoop, loss: TaskLoss, meta: MetaParams, task: Episode, replay: bool
+) -> MetaGradient:
+    """Meta-gradient of one task by reverse mode through the unrolled inner loop."""
+
+    def meta_loss(meta: MetaParams) -> tuple[Tensor, TaskReport]:
+        theta, state = meta.adapted, loop.rule.init(meta.adapted)
+        total: Tensor | float = 0.0
+        support_losses = []
+        for step in range(loop.steps):
+            theta, state, _, support_loss = inner_step(loop, loss, meta, theta, state, task, step)
+            support_losses.append(support_loss)
+            weight = loop.query_weight(step + 1)
+            if weight and step + 1 < loop.steps:
+                total = total + weight * loss(theta, meta.held, task.query_x, task.query_y)[0]
+        query_loss, output = loss(theta, meta.held, task.query_x, task.query_y)
+        total = total + loop.query_weight(loop.steps) * query_loss
+        return total, TaskReport((support_losses or [query_loss])[0], query_loss, output)
+
+    grads, (total, report) = grad_and_value(meta_loss, has_aux=True)(meta)
+    return MetaGradient(total, grads, report)
+
+
+class _Kept(NamedTuple):
+    """What the way back needs of an inner step."""
+
+    theta: Params
+    state: State
+    grads: Params
+    random: list[Tensor]
+
+
+def sweep(
+    loop: InnerLoop, loss: TaskLoss, meta: MetaParams, task: Episode, replay: bool
+) -> MetaGradient:
+    """Meta-gradient of one task by the adjoint sweep (see the head of this file).
+
+    With `replay`, each inner gradient is taken with the same random numbers both times, so that
+    a stochastic layer (dropout) draws the same mask.
+    """
+    device = task.support_x.device
+    # A linear rule's derivative ignores the values of the gradients: any tensors of their shapes
+    # do, and theta is kept anyway.
+    needs_grads = bool(meta.step_sizes) or not loop.rule.linear
+    theta, state = meta.adapted, loop.rule.init(meta.adapted)
+    steps: list[_Kept] = []
+    support_losses: list[Tensor] = []
+    seeds: dict[int, tuple[Params, Params]] = {}  # weighted grad L_query(theta_k), k < K
+    total: Tensor | float = 0.0
+    for step in range(loop.steps):
+        random = random_state(device) if replay else []
+        after = inner_step(loop, loss, meta, theta, state, task, step)
+        steps.append(_Kept(theta, state, after.grads if needs_grads else theta, random))
+        support_losses.append(after.support_loss)
+        theta, state = after.theta, after.state
+        weight = loop.query_weight(step + 1)
+        if weight and step + 1 < loop.steps:
+            grads, (query_loss, _) = _query_gradient(loss, theta, meta.held, task)
+            seeds[step + 1] = (_scale(grads[0], weight), _scale(grads[1], weight))
+            total = total + weight * query_loss
+
+    grads, (query_loss, output) = _query_gradient(loss, theta, meta.held, task)
+    weight = loop.query_weight(loop.steps)
+    bar = _Cotangents(
+        _scale(grads[0], weight), _scale(grads[1], weight), _zeros(meta.step_sizes),
+        tuple(_zeros(part) for part in state),
+    )  # fmt: skip
+    end = random_state(device) if replay else []
+    for step in reversed(range(loop.steps)):
+        bar = _step_back(loop, loss, meta, task, steps.pop(), step, bar)
+        if step in seeds:
+            bar = bar._replace(
+                theta=_add(bar.theta, seeds[step][0]), held=_add(bar.held, seeds[step][1])
+            )
+    if replay:
+        set_random_state(end, device)
+    return MetaGradient(
+        total + weight * query_loss,
+        MetaParams(bar.theta, bar.held, bar.step_sizes),
+        TaskReport((support_losses or [query_loss])[0], query_loss, output),
+    )
+
+
+class _Cotangents(NamedTuple):
+    """Derivatives of the meta-loss: with respect to theta_k, and so far to what all steps share."""
+
+    theta: Params
+    held: Params
+    step_sizes: Params
+    state: State
+
+
+def _step_back(
+    loop: InnerLoop,
+    loss: TaskLoss,
+    meta: MetaParams,
+    task: Episode,
+    kept: _Kept,
+    step: int,
+    bar: _Cotangents,
+) -> _Cotangents:
+    """From the cotangents after inner step `step` to those before it."""
+    update = partial(loop.update, step=step)
+    _, pull_back = vjp(update, kept.theta, kept.grads, kept.state, meta.step_sizes)
+    theta, grads, state, step_sizes = pull_back((bar.theta, bar.state))
+    held = bar.held
+    if not loop.first_order:
+        if kept.random:
+            set_random_state(kept.random, task.support_x.device)
+        product = _gradient_derivative(loss, kept.theta, meta.held, task, direction=grads)
+        theta, held = _add(theta, product[0]), _add(held, product[1])
+    return _Cotangents(theta, held, _add(bar.step_sizes, step_sizes), state)
+
+
+def _query_gradient(
+    loss: TaskLoss, theta: Params, held: Params, task: Episode
+) -> tuple[tuple[Params, Params], tuple[Tensor, Tensor]]:
+    return grad_and_value(loss, argnums=(0, 1), has_aux=True)(
+        theta, held, task.query_x, task.query_y
+    )
+
+
+def _gradient_derivative(
+    loss: TaskLoss, theta: Params, held: Params, task: Episode, direction: Params
+) -> tuple[Params, Params]:
+    """d/d(theta, held) of <grad_theta L_support, direction>, as one forward-over-reverse product.
+
+    By the symmetry of second derivatives it is the derivative of the gradient with respect to
+    both, theta moving in `direction`. Every other floating tensor gets an explicit zero tangent:
+    torch's implicit ones break mse_loss in eager mode and linear layers under torch.compile.
+    """
+    data = (task.support_x, task.support_y)
+    still = tuple(tensor for tensor in data if tensor.is_floating_point())
+
+    def gradients(theta: Params, held: Params, *still: Tensor) -> tuple[Params, Params]:
+        given = iter(still)  # integers (tokens, class numbers) have no tangent
+        x, y = (next(given) if tensor.is_floating_point() else tensor for tensor in data)
+        return grad(loss, argnums=(0, 1), has_aux=True)(theta, held, x, y)[0]
+
+    primals = (theta, held, *still)
+    tangents = (direction, _zeros(held), *(torch.zeros_like(tensor) for tensor in still))
+    return jvp(gradients, primals, tangents)[1]
+
+
+def _add(a: Params, b: Params) -> Params:
+    return {name: a[name] + b[name] for name in a}
+
+
+def _scale(a: Params, factor: float) -> Params:
+    return a if factor == 1.0 else {name: factor * tensor for name, tensor in a.items()}
+
+
+def _zeros(a: Params) -> Params:
+    return {name: torch.zeros_like(tensor) for name, tensor in a.items()}
+
+
+DERIVATIONS: dict[str, Derivation] = {"sweep": sweep, "unrolled": unrolled}
+
+
+def over_tasks(per_task: Callable[..., Any], tasks_at_once: int) -> Callable[..., Any]:
+    """`per_task(meta, task)` for one task, made to take the tasks of a chunk (leading axis).
+
+    One at a time is not batched at all, so that models without a vmap rule work.
+    """
+    if tasks_at_once > 1:
+        return vmap(per_task, in_dims=(None, 0), randomness="different")
+
+    def single(meta: MetaParams, task: Episode) -> Any:
+        result = per_task(meta, tree_map(lambda tensor: tensor[0], task))
+        return tree_map(lambda tensor: tensor[None], result)
+
+    return single
+
+
+def chunks(episode: Episode, tasks_at_once: int) -> list[Episode]:
+    """The episode cut along its task axis; the last chunk may be smaller."""
+    return [
+        Episode(*(tensor[first : first + tasks_at_once] for tensor in episode))
+        for first in range(0, episode.tasks, tasks_at_once)
+    ]
+
+
+def mean_over_tasks(
+    per_chunk: Callable[[MetaParams, Episode], MetaGradient],
+    meta: MetaParams,
+    episode: Episode,
+    tasks_at_once: int,
+) -> MetaGradient:
+    """Mean of the tasks' meta-losses and meta-gradients, taken in chunks of `tasks_at_once`.
+
+    Eq. 1 sums over tasks; with the mean, the meta step size means the same for any number.
+    `per_chunk` gives the results of each of its tasks, see `over_tasks`.
+    """
+    total: Any = None
+    reports = []
+    for chunk in chunks(episode, tasks_at_once):
+        loss, grads, report = per_chunk(meta, chunk)
+        part = tree_map(lambda tensor: tensor.sum(dim=0), (loss, grads))
+        total = part if total is None else tree_map(torch.add, total, part)
+        reports.append(report)
+    loss, grads = tree_map(lambda tensor: tensor / episode.tasks, total)
+    return MetaGradient(loss, grads, TaskReport(*(torch.cat(part) for part in zip(*reports))))
