@@ -1,0 +1,50 @@
+"""The regression network (Sec. 5.1): by default 1-40-40-1 with ReLU."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them; parameters ``layers.<i>.*`` and ``head.*``.
+
+    Args:
+        in_features: size of an input.
+        out_features: size of an output.
+        hidden: sizes of the hidden layers.
+        init: "pytorch" (default of `nn.Linear`) or "truncated_normal" (the authors': sd 0.01, cut
+            at two sd, zero biases). PyTorch's fits sinusoids better, see docs/departures.md.
+
+    Raises:
+        ValueError: if `init` is neither.
+    """
+
+    def __init__(
+        self,
+        in_features: int = 1,
+        out_features: int = 1,
+        hidden: Sequence[int] = (40, 40),
+        init: Literal["pytorch", "truncated_normal"] = "pytorch",
+    ) -> None:
+        super().__init__()
+        if init not in ("pytorch", "truncated_normal"):
+            raise ValueError(f'`init` must be "pytorch" or "truncated_normal", got {init!r}.')
+        sizes = [in_features, *hidden]
+        self.layers = nn.ModuleList(map(nn.Linear, sizes, sizes[1:]))
+        self.head = nn.Linear(sizes[-1], out_features)
+        if init == "truncated_normal":
+            self.apply(_truncated_normal)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, in_features] -> [N, out_features]``."""
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return self.head(x)
+
+
+def _truncated_normal(module: nn.Module, sd: float = 0.01) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=sd, a=-2 * sd, b=2 * sd)
+        nn.init.zeros_(module.bias)
