@@ -1,5 +1,7 @@
 """Few-shot tasks as Lightning datamodules; see episodic.py for what they have in common."""
 
+from datamodules.mini_imagenet import MiniImagenet
+from datamodules.omniglot import Omniglot
 from datamodules.sinusoid import Sinusoid
 
-__all__ = ["Sinusoid"]
+__all__ = ["MiniImagenet", "Omniglot", "Sinusoid"]

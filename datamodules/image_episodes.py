@@ -1,0 +1,107 @@
+"""N-way K-shot tasks from class images (Sec. 5.2): which images, and gathering them.
+
+A task draws `n_way` distinct classes in random order; the place in that order is the label, so
+a class gets every label equally often and nothing can be known before adapting. Of each class it
+draws `k_shot` + `query` distinct images, the first `k_shot` for support.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.episode_loader import TaskSampler
+from datamodules.image_cache import ClassImages
+from datamodules.sampling import Integers, choose_distinct, uniforms
+from datamodules.settings import Shots
+from lightning_maml.episode import Episode
+
+# T tasks, N classes of a task, S support and Q query images per class
+
+
+@dataclass(frozen=True)
+class ImageTasks:
+    """Tasks of one split.
+
+    With `rotations` 4 every class is four, turned by 0, 90, 180 and 270 degrees: class c is
+    the images of class c // 4 turned (c % 4) times.
+    """
+
+    images: ClassImages
+    seed: int
+    split: str
+    n_way: int
+    k_shot: int
+    query_shot: int
+    rotations: int = 1
+
+    def choose(self, first_task: int, tasks: int) -> tuple[Integers, Integers]:
+        """Class numbers ``[T, N]`` and image numbers ``[T, N, S + Q]`` of consecutive tasks."""
+        of_classes = uniforms(self.seed, self.split, first_task, tasks, self.n_way)
+        classes = choose_distinct(of_classes, len(self.images.names) * self.rotations)
+        stored = classes // self.rotations
+        shots = self.k_shot + self.query_shot
+        of_images = uniforms(
+            self.seed, self.split, first_task, tasks, self.n_way * shots, stream=1
+        ).reshape(tasks, self.n_way, shots)
+        chosen = choose_distinct(of_images, self.images.counts[stored])
+        return classes, self.images.starts[stored][..., None] + chosen
+
+    def __call__(self, first_task: int, tasks: int) -> Episode:
+        """Consecutive tasks: x ``[T, N * S, C, H, W]`` uint8, y ``[T, N * S]`` int64."""
+        classes, numbers = self.choose(first_task, tasks)
+        turns = classes % self.rotations
+        support_x = self._gather(numbers[..., : self.k_shot], turns)
+        query_x = self._gather(numbers[..., self.k_shot :], turns)
+        support_y = self._labels(tasks, self.k_shot)
+        return Episode(support_x, support_y, query_x, self._labels(tasks, self.query_shot))
+
+    def _gather(self, numbers: Integers, turns: Integers) -> Tensor:
+        tasks, n_way, shots = numbers.shape
+        index = torch.from_numpy(numbers.reshape(-1))
+        x = self.images.images.index_select(0, index).unflatten(0, (tasks * n_way, shots))
+        for turn in range(1, self.rotations):
+            turned = torch.from_numpy(np.flatnonzero(turns.reshape(-1) == turn))
+            x[turned] = torch.rot90(x[turned], turn, (-2, -1))
+        return x.reshape(tasks, n_way * shots, *x.shape[2:])
+
+    def _labels(self, tasks: int, shots: int) -> Tensor:
+        return torch.arange(self.n_way).repeat_interleave(shots).repeat(tasks, 1)
+
+
+def image_tasks(
+    splits: Mapping[str, ClassImages], shots: Shots, seed: int, rotations: int = 1
+) -> dict[str, TaskSampler]:
+    """The task samplers of each split.
+
+    Raises:
+        ValueError: naming the setting, if a split has too few classes or a class too few images.
+    """
+    samplers: dict[str, TaskSampler] = {}
+    for split, images in splits.items():
+        _check_enough(images, shots, split, rotations)
+        _, query_shot = shots.queries(split)
+        samplers[split] = ImageTasks(
+            images, seed, split, shots.n_way, shots.k_shot, query_shot, rotations
+        )
+    return samplers
+
+
+def _check_enough(images: ClassImages, shots: Shots, split: str, rotations: int) -> None:
+    classes = len(images.names) * rotations
+    if classes < shots.n_way:
+        raise ValueError(
+            f"`n_way` must be at most {classes} (classes in the {split} split), got {shots.n_way}."
+        )
+    query_name, query_shot = shots.queries(split)
+    needed = shots.k_shot + query_shot
+    smallest = int(images.counts.argmin())
+    count = int(images.counts[smallest])
+    if count < needed:
+        raise ValueError(
+            f"`k_shot` + `{query_name}` must be at most {count} (images of the class "
+            f"{images.names[smallest]!r} in the {split} split), "
+            f"got {shots.k_shot} + {query_shot} = {needed}."
+        )
