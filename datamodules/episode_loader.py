@@ -7,6 +7,7 @@ batch i of epoch e is number e * (batches per epoch) + i.
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_maml.episode import Episode
@@ -115,7 +116,7 @@ def training_loader(
     """Endless tasks in epochs of `length` batches, this rank's share of them."""
     batches = EpisodeBatches(sampler, batch_size, length=length)
     order = TrainingOrder(batches, rank, ranks)
-    return TrainingLoader(batches, batch_size=None, sampler=order, num_workers=num_workers)
+    return TrainingLoader(batches, sampler=order, **_loading(num_workers))
 
 
 def evaluation_loader(
@@ -128,4 +129,9 @@ def evaluation_loader(
     in_order: DistributedSampler[int] = DistributedSampler(
         batches, num_replicas=1, rank=0, shuffle=False
     )
-    return DataLoader(batches, batch_size=None, sampler=in_order, num_workers=num_workers)
+    return DataLoader(batches, sampler=in_order, **_loading(num_workers))
+
+
+def _loading(num_workers: int) -> dict[str, Any]:
+    """An item is a whole batch; a generator of its own leaves the global random state alone."""
+    return {"batch_size": None, "num_workers": num_workers, "generator": torch.Generator()}

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,11 @@ class ClassImages:
     names: tuple[str, ...]
     counts: Integers
     digests: Digests
+    cache: tuple[Path, str] | None = None  # the file and its key, if the images are in one
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """A worker process that is handed these images maps the file itself."""
+        return super().__reduce_ex__(protocol) if self.cache is None else (_open, self.cache)
 
     @property
     def starts(self) -> Integers:
@@ -120,9 +125,9 @@ def _open(path: Path, key: str) -> ClassImages | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     # Copy on write: torch wants memory it may write to, the file stays as it is.
-    pixels = np.memmap(path, np.uint8, "c", start, shape)
+    images = torch.from_numpy(np.memmap(path, np.uint8, "c", start, shape))
     digests = np.fromfile(path, np.uint64, offset=start + size)
-    return ClassImages(torch.from_numpy(pixels), tuple(header["names"]), counts, digests)
+    return ClassImages(images, tuple(header["names"]), counts, digests, (path, key))
 
 
 def _build(path: Path, key: str, source: ImageSource) -> None:
@@ -140,7 +145,8 @@ def _build(path: Path, key: str, source: ImageSource) -> None:
             fill(images)
             digests = [hashlib.blake2b(image, digest_size=8).digest() for image in images]
             images.flush()
-            file.seek(len(header) + images.size)
+            del images  # unmapped, else Windows would not move the file
+            file.seek(-8 * shape[0], os.SEEK_END)
             file.write(b"".join(digests))
             file.flush()
             os.fsync(file.fileno())
