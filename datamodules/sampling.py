@@ -42,7 +42,7 @@ def uniforms(
         raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}.")
     assert 0 <= stream < STREAMS
     steps = -(-draws // WORDS_PER_STEP)
-    key = [check_seed(seed), SPLITS[split] * STREAMS + stream]
+    key = np.array([check_seed(seed), SPLITS[split] * STREAMS + stream], dtype=np.uint64)
     bits = np.random.Philox(key=key, counter=first_task * steps)
     return np.random.Generator(bits).random((tasks, steps * WORDS_PER_STEP))[:, :draws]
 

@@ -1,0 +1,67 @@
+"""Sinusoid tasks (Sec. 5.1)."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules import Sinusoid
+
+
+def test_shapes_of_training_and_evaluation() -> None:
+    data = Sinusoid(k_shot=5, query_shot=7, val_tasks=150)
+    train = next(iter(data.train_dataloader()))
+    assert [t.shape for t in train] == [(25, 5, 1)] * 2 + [(25, 7, 1)] * 2
+    assert {t.dtype for t in train} == {torch.float32}
+    first, last = data.val_dataloader()
+    assert first.query_x.shape == (100, 100, 1)
+    assert last.support_x.shape == (50, 5, 1)
+    assert sum(episode.tasks for episode in data.test_dataloader()) == 600
+
+
+def test_points_lie_on_the_sinusoid_of_their_task() -> None:
+    tasks = Sinusoid().samplers["train"]
+    amplitude, phase = (torch.from_numpy(p)[:, None, None] for p in tasks.parameters(40, 25))
+    episode = tasks(40, 25)
+    for x, y in (episode[:2], episode[2:]):
+        torch.testing.assert_close(
+            y.double(), amplitude * torch.sin(x.double() - phase), rtol=0, atol=1e-6
+        )
+
+
+def test_ranges_are_the_papers() -> None:
+    tasks = Sinusoid().samplers["train"]
+    amplitude, phase = tasks.parameters(0, 20_000)
+    x = torch.cat(tasks(0, 20_000)[::2], dim=1).numpy()
+    for values, low, high in (
+        (amplitude, 0.1, 5.0),
+        (phase, 0.0, math.pi),
+        (x, -5.0, 5.0),
+    ):
+        assert low <= values.min() < low + 0.01
+        assert high - 0.01 < values.max() <= high
+        assert np.mean(values) == pytest.approx((low + high) / 2, abs=0.05)
+
+
+def test_a_test_task_keeps_its_sinusoid_for_every_k() -> None:
+    few, many = (Sinusoid(k_shot=k).samplers["test"].parameters(0, 600) for k in (5, 20))
+    np.testing.assert_array_equal(few, many)
+
+
+def test_all_tasks_differ() -> None:
+    episodes = list(Sinusoid().test_dataloader())
+    assert len({y.numpy().tobytes() for e in episodes for y in e.support_y}) == 600
+
+
+def test_a_batch_costs_little() -> None:
+    """70,000 batches a run: some 50 microseconds each, with room for a busy machine."""
+    loader = Sinusoid(train_batches_per_epoch=500).train_dataloader()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        for _ in loader:
+            pass
+        times.append((time.perf_counter() - start) / 500)
+    assert min(times) < 150e-6
