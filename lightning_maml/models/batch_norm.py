@@ -8,7 +8,7 @@ set. There are no running statistics that could leak from one task to the next.
 import logging
 import os
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -95,10 +95,11 @@ class _Converted(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor
     eps: float
+    unused: ClassVar[tuple[str, ...]]  # buffers that a checkpoint may lack
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name, buffer in self.named_buffers(recurse=False):
-            state_dict.setdefault(prefix + name, buffer)
+        for name in self.unused:
+            state_dict.setdefault(prefix + name, getattr(self, name))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
@@ -107,11 +108,15 @@ class _Converted(nn.Module):
 
 
 class _BatchStatisticsNorm(_Converted):
+    unused = ("running_mean", "running_var", "num_batches_tracked")
+
     def forward(self, x: Tensor) -> Tensor:
         return batch_statistics_norm(x, self.weight, self.bias, self.eps)
 
 
 class _RunningStatisticsNorm(_Converted):
+    unused = ("num_batches_tracked",)
+
     def forward(self, x: Tensor) -> Tensor:
         mean, var = self.running_mean, self.running_var
         return F.batch_norm(x, mean, var, self.weight, self.bias, training=False, eps=self.eps)
@@ -127,7 +132,7 @@ def with_episode_statistics(model: nn.Module) -> nn.Module:
 
     Neither kind updates a buffer. Names of modules, parameters and buffers stay, ties and hooks
     too. The running buffers are kept, unused by the first kind, so that a ``state_dict`` of the
-    original loads into the copy and the other way round; one without them loads as well.
+    original loads into the copy and the other way round. One that lacks unused buffers loads too.
 
     Returns `model` itself, not a copy, if there was nothing to convert.
 

@@ -151,6 +151,13 @@ def test_checkpoints_load_both_ways() -> None:
     copy.load_state_dict(bare)
 
 
+def test_a_checkpoint_must_have_the_statistics_that_are_used() -> None:
+    norm = nn.BatchNorm1d(3).requires_grad_(False)
+    bare = {name: t for name, t in norm.state_dict().items() if "running" not in name}
+    with pytest.raises(RuntimeError, match=r"Missing key.*running_mean"):
+        with_episode_statistics(norm).load_state_dict(bare)
+
+
 def test_the_original_is_left_alone() -> None:
     original = user_net()
     before = state(original)
