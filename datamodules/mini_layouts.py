@@ -147,8 +147,10 @@ def _images_and_classes(content: Any, path: Path) -> tuple[Pixels, dict[str, Int
         name: np.array(list(numbers), dtype=np.int64)
         for name, numbers in sorted(_text_keys(classes).items())
     }
-    counts = np.bincount(np.concatenate(list(by_name.values())), minlength=len(images))
-    if len(counts) > len(images) or counts.max() > 1 or not all(map(len, by_name.values())):
+    numbers = np.concatenate([np.empty(0, np.int64), *by_name.values()])
+    once = np.unique(numbers)
+    inside = len(once) > 0 and once[0] >= 0 and once[-1] < len(images)
+    if not inside or len(once) < len(numbers) or not all(map(len, by_name.values())):
         raise ValueError(
             f"`class_dict` of {path} must give each class some of the {len(images)} images, "
             "and none to two classes."

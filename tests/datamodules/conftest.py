@@ -29,6 +29,7 @@ TWICE = {  # the pictures that mini-ImageNet holds in train and in val
 }
 
 
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data. Only where there is none at all may a test be skipped."""
     if not SHARED_DATA.is_dir():
@@ -37,20 +38,26 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def omniglot_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mini_zips(real_data: Path) -> list[Path]:
+    """The files that mini-ImageNet is shipped in."""
+    return [real_data / name for name in MINI_ZIPS]
+
+
+@pytest.fixture(scope="session")
+def omniglot_root(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of Omniglot."""
     root = tmp_path_factory.mktemp("omniglot")
-    with zipfile.ZipFile(real_data() / "omniglot-py.zip") as archive:
+    with zipfile.ZipFile(real_data / "omniglot-py.zip") as archive:
         archive.extractall(root)
     return root
 
 
 @pytest.fixture(scope="session")
-def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mini_root(mini_zips: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All classes of mini-ImageNet, 20 images of each, and the pictures that are there twice."""
     root = tmp_path_factory.mktemp("mini")
-    for name in MINI_ZIPS:
-        with zipfile.ZipFile(real_data() / name) as archive:
+    for path in mini_zips:
+        with zipfile.ZipFile(path) as archive:
             taken: dict[str, int] = {}
             for member in sorted(archive.namelist()):
                 folder, _, file = member.rpartition("/")
