@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import final
 
-import torchvision  # type: ignore[import-untyped]
-
 from datamodules.class_folders import ClassFiles, FolderImages, list_classes
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
@@ -166,6 +164,8 @@ def _missing(root: Path) -> str:
 
 
 def _download(root: Path) -> None:
+    import torchvision  # type: ignore[import-untyped]  # slow, and needed here only
+
     try:
         for background in (True, False):
             torchvision.datasets.Omniglot(str(root), background=background, download=True)
