@@ -6,13 +6,14 @@ LightningModule share.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_maml.autograd_bridge import with_gradient
-from lightning_maml.compiling import refuse_random_numbers
+from lightning_maml.compiling import refuse_random_numbers, resolve_compile
 from lightning_maml.episode import Episode, check_episode
 from lightning_maml.functional_model import (
     ModuleTensors,
@@ -57,7 +58,7 @@ class Engine:
         adapts: patterns (`fnmatch`) on parameter names: what the inner loop changes.
         tasks_at_once: tasks batched by `vmap` at a time; ``None`` = all, 1 = no `vmap`.
         derivation: ``"sweep"`` or ``"unrolled"``, see meta_gradient.py.
-        compile: run the meta-gradient through `torch.compile`.
+        compile: run the meta-gradient through `torch.compile`; ``"auto"`` where it works.
 
     Raises:
         ValueError: naming the argument, for a pattern that matches no trainable parameter and
@@ -69,7 +70,7 @@ class Engine:
     adapts: Sequence[str] = ("*",)
     tasks_at_once: int | None = None
     derivation: Literal["sweep", "unrolled"] = "sweep"
-    compile: bool = False
+    compile: bool | Literal["auto"] = False
     _programs: dict[Any, Callable[..., MetaGradient]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +86,11 @@ class Engine:
         """The module's tensors as they are now."""
         return module_tensors(self.model, self.adapts)
 
+    def output_size(self, x: Tensor) -> int:
+        """Size of the last axis of what the module returns for ``x [examples, ...]``."""
+        with second_derivatives(), eval_mode(self.model):
+            return int(self.model(x).shape[-1])
+
     def meta_gradient(
         self, loop: InnerLoop, episode: Episode, step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES
     ) -> MetaGradient:
@@ -92,9 +98,7 @@ class Engine:
         tensors, at_once = self.tensors(), self._at_once(episode)
         key = (loop, at_once, self.model.training)
         if key not in self._programs:
-            if self.compile:
-                refuse_random_numbers(self.model, episode.support_x[0])
-            self._programs[key] = self._program(loop, at_once)
+            self._programs[key] = self._program(loop, at_once, episode.support_x[0])
         program = self._programs[key]
         with second_derivatives(), vmap_errors_explained(at_once):
             return mean_over_tasks(
@@ -164,18 +168,20 @@ class Engine:
     def _at_once(self, episode: Episode) -> int:
         return min(self.tasks_at_once or episode.tasks, episode.tasks)
 
-    def _program(self, loop: InnerLoop, at_once: int) -> Callable[..., MetaGradient]:
-        derive, replay = DERIVATIONS[self.derivation], not self.compile
+    def _program(self, loop: InnerLoop, at_once: int, x: Tensor) -> Callable[..., MetaGradient]:
+        compiled = resolve_compile(self.compile, x.device)
+        if compiled:
+            refuse_random_numbers(self.model, x)
+        derive = DERIVATIONS[self.derivation]
 
         def program(
             frozen: Params, buffers: Params, meta: MetaParams, chunk: Episode
         ) -> MetaGradient:
             loss = task_loss(self.model, self.loss, frozen, buffers)
-            return over_tasks(
-                lambda meta, task: derive(loop, loss, meta, task, replay), at_once
-            )(meta, chunk)  # fmt: skip
+            per_task = partial(derive, loop, loss, replay=not compiled)
+            return over_tasks(per_task, at_once)(meta, chunk)
 
-        return torch.compile(program, fullgraph=True, dynamic=False) if self.compile else program
+        return torch.compile(program, fullgraph=True, dynamic=False) if compiled else program
 
 
 def _detached(tensors: ModuleTensors, step_sizes: Mapping[str, Tensor]) -> MetaParams:

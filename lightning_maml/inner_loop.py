@@ -49,9 +49,7 @@ class InnerRule:
     """
 
     init: Callable[[Params], State]
-    update: Callable[
-        [Params, Params, State, Callable[[str], Tensor | float]], tuple[Params, State]
-    ]
+    update: Callable[[Params, Params, State, Callable[[str], Tensor | float]], tuple[Params, State]]
     linear: bool
 
 
@@ -65,6 +63,17 @@ SGD = InnerRule(init=lambda theta: (), update=_sgd_update, linear=True)
 """theta' = theta - alpha * grad (Alg. 1, line 6)."""
 
 RULES: dict[str, InnerRule] = {"sgd": SGD}
+
+
+def rule_by_name(name: str) -> InnerRule:
+    """The inner rule of that name.
+
+    Raises:
+        ValueError: naming the rules there are.
+    """
+    if name not in RULES:
+        raise ValueError(f"`inner_rule` must be one of {list(RULES)}, got {name!r}.")
+    return RULES[name]
 
 
 @dataclass(frozen=True)

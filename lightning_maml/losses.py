@@ -5,11 +5,12 @@ regression and, for classification, the sum divided by K. The inner step size al
 whatever the loss is, so the reduction is part of its name here, never implicit.
 """
 
+import importlib
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -56,3 +57,72 @@ LOSSES: dict[str, Loss] = {
     "cross_entropy_n_way": cross_entropy_n_way,
 }
 METRICS: dict[str, Loss] = {"mse": mse, "accuracy": accuracy}
+
+
+def by_name(value: str | Loss | None, table: dict[str, Loss], argument: str) -> Loss:
+    """A loss or metric: itself, one of `table` by name, or a function by its import path.
+
+    Raises:
+        ValueError: naming `argument`, for anything else.
+    """
+    if callable(value):
+        return value
+    if isinstance(value, str) and value in table:
+        return table[value]
+    module, _, name = str(value).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if not callable(found):
+        raise ValueError(
+            f"`{argument}` must be one of {list(table)}, the import path of a function, or a "
+            f"function of (output, target), got {value!r}."
+        )
+    return found
+
+
+def as_import_path(value: str | Loss | None) -> str | Loss | None:
+    """The import path that leads back to a function; other values (a lambda) as they are.
+
+    >>> as_import_path(F.mse_loss)
+    'torch.nn.functional.mse_loss'
+    """
+    path = f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', None)}"
+    try:
+        return path if by_name(path, {}, "path") is value else value
+    except ValueError:
+        return value
+
+
+def name_of(function: Loss) -> str:
+    """What a loss or metric is called in logs."""
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def is_classification(loss: Loss) -> bool:
+    """Whether `loss` is one of the known losses whose targets are class numbers."""
+    known = (cross_entropy, cross_entropy_n_way, F.cross_entropy, F.nll_loss)
+    return loss in known or isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
+
+
+def check_labels(labels: Tensor, n_way: int, argument: str) -> None:
+    """Check class numbers of shape ``[tasks, examples]`` against the model's number of outputs.
+
+    Class probabilities, ``[tasks, examples, n_way]``, pass.
+
+    Raises:
+        ValueError: naming `argument`, if the labels are not integers or out of range.
+    """
+    if labels.ndim > 2 and labels.is_floating_point():
+        return
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"`{argument}` must hold integer class numbers for this loss, got {labels.dtype}."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= n_way:
+        raise ValueError(
+            f"`{argument}` must hold class numbers 0 .. {n_way - 1}, as the model has {n_way} "
+            f"outputs, got {low} .. {high}."
+        )

@@ -16,6 +16,8 @@ reference, and the way for operators that have no forward-mode derivative.
 # Annotations stay strings: torch.compile cannot evaluate those of the nested functions.
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,6 +30,11 @@ from torch.utils._pytree import tree_map
 from lightning_maml.episode import Episode
 from lightning_maml.inner_loop import InnerLoop, MetaParams, Params, State, TaskLoss, inner_step
 from lightning_maml.random_state import random_state, set_random_state
+
+# torch imports this at the first jvp, and its own use of torch.jit.script then warns the user.
+with contextlib.suppress(ImportError), warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)
+    import torch._decomp.decompositions_for_jvp
 
 
 class TaskReport(NamedTuple):
@@ -52,7 +59,7 @@ class MetaGradient(NamedTuple):
     report: TaskReport
 
 
-Derivation = Callable[[InnerLoop, TaskLoss, MetaParams, Episode, bool], MetaGradient]
+Derivation = Callable[..., MetaGradient]
 
 
 def unrolled(
@@ -158,6 +165,7 @@ def _step_back(
 ) -> _Cotangents:
     """From the cotangents after inner step `step` to those before it."""
     update = partial(loop.update, step=step)
+    pull_back: Callable[..., Any]
     _, pull_back = vjp(update, kept.theta, kept.grads, kept.state, meta.step_sizes)
     theta, grads, state, step_sizes = pull_back((bar.theta, bar.state))
     held = bar.held
@@ -256,4 +264,5 @@ def mean_over_tasks(
         total = part if total is None else tree_map(torch.add, total, part)
         reports.append(report)
     loss, grads = tree_map(lambda tensor: tensor / episode.tasks, total)
-    return MetaGradient(loss, grads, TaskReport(*(torch.cat(part) for part in zip(*reports))))
+    joined = TaskReport(*(torch.cat(part) for part in zip(*reports, strict=True)))
+    return MetaGradient(loss, grads, joined)

@@ -1,0 +1,349 @@
+"""MAML as a LightningModule: a thin shell with manual optimization around engine.py."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lightning_maml.engine import Engine
+from lightning_maml.episode import Episode, check_episode
+from lightning_maml.fingerprint import task_digests
+from lightning_maml.inner_loop import InnerLoop, Params, rule_by_name
+from lightning_maml.losses import (
+    LOSSES,
+    METRICS,
+    Loss,
+    accuracy,
+    as_import_path,
+    by_name,
+    check_labels,
+    is_classification,
+    name_of,
+)
+from lightning_maml.meta_gradient import MetaGradient
+from lightning_maml.models.batch_norm import with_episode_statistics
+from lightning_maml.run.result_file import ResultFile
+from lightning_maml.run.trainer_checks import check_trainer
+from lightning_maml.step_sizes import Learned, StepSizes
+from lightning_maml.task_curve import EvalResult, TaskCurve, summarize
+
+
+class MetaLearner(LightningModule):
+    """Meta-learns the initial weights of any module for a few gradient steps (Alg. 1 and 2).
+
+    Batches are `Episode`s. `trainer.global_step` counts meta-updates. Validation and test log
+    ``<stage>/<metric>``, the mean over tasks after the last inner step (what checkpoints should
+    monitor; not finite if a task diverged), ``<stage>/<metric>_ci95``,
+    ``<stage>/<metric>_step<k>`` and ``<stage>/diverged``.
+
+    Args:
+        model: any module. Stock batch norm is converted, in a copy, to the episode's own
+            statistics (models/batch_norm.py). Frozen parameters stay as they are.
+        loss: ``(output, target) -> scalar`` of one task: a function, its import path, or one of
+            "mse", "cross_entropy", "cross_entropy_n_way" (losses.py).
+        metric: likewise, or "accuracy"; ``None``: accuracy for the known losses of class numbers,
+            the loss itself for others.
+        inner_lr: alpha; acts on `loss` as it is, so mind its reduction.
+        inner_steps: inner updates in training.
+        eval_inner_steps: inner updates in evaluation; ``None`` = `inner_steps`.
+        first_order: take the inner gradients as constants.
+        adapts: `fnmatch` patterns on ``model.named_parameters()``: what the inner loop changes.
+        learn_inner_lr: learn the step sizes as well, see step_sizes.py; ``None`` = fixed.
+        inner_rule: the inner update; "sgd".
+        step_weights: multi-step loss: weight of the query loss after each inner step.
+        meta_lr: beta of the default optimizer, Adam; ``None`` = 0.001.
+        optimizer: makes another optimizer from the parameters, instead of `meta_lr`.
+        scheduler: makes a scheduler from the optimizer; stepped once per meta-update
+            (ReduceLROnPlateau: once per validation, with the monitored metric).
+        clip_meta_grad_value: clip each element of the meta-gradient to +- this.
+        clip_meta_grad_norm: clip the norm of the meta-gradient to this.
+        accumulate_batches: batches averaged into one meta-update.
+        tasks_at_once: tasks batched by `vmap` at a time; ``None`` = all, 1 = no `vmap`.
+        derivation: "sweep" or "unrolled", see meta_gradient.py.
+        compile: `torch.compile` the meta-gradient; "auto" where a compiler works.
+
+    Raises:
+        ValueError: naming the argument that is out of range or does not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: str | Loss | None = None,
+        metric: str | Loss | None = None,
+        inner_lr: float = 0.01,
+        inner_steps: int = 1,
+        eval_inner_steps: int | None = None,
+        first_order: bool = False,
+        adapts: Sequence[str] = ("*",),
+        learn_inner_lr: Learned | None = None,
+        inner_rule: str = "sgd",
+        step_weights: Sequence[float] | None = None,
+        meta_lr: float | None = None,
+        optimizer: Callable[[Iterable], Optimizer] | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
+        clip_meta_grad_value: float | None = None,
+        clip_meta_grad_norm: float | None = None,
+        accumulate_batches: int = 1,
+        tasks_at_once: int | None = None,
+        derivation: Literal["sweep", "unrolled"] = "sweep",
+        compile: bool | Literal["auto"] = False,
+    ) -> None:
+        super().__init__()
+        loss, metric = as_import_path(loss), as_import_path(metric)
+        self.save_hyperparameters(
+            ignore=_not_plain(
+                model=model, loss=loss, metric=metric, optimizer=optimizer, scheduler=scheduler
+            )
+        )
+        _check_at_least(0, eval_inner_steps=eval_inner_steps)
+        _check_at_least(1, accumulate_batches=accumulate_batches)
+        _check_positive(
+            meta_lr=meta_lr,
+            clip_meta_grad_value=clip_meta_grad_value,
+            clip_meta_grad_norm=clip_meta_grad_norm,
+        )
+        if meta_lr is not None and optimizer is not None:
+            raise ValueError(
+                f"`meta_lr` belongs to the default optimizer and must be None with `optimizer`, "
+                f"got {meta_lr}."
+            )
+        self.automatic_optimization = False
+        self.model = with_episode_statistics(model)
+        self.loss = by_name(loss, LOSSES, "loss")
+        if metric is None:
+            metric = accuracy if is_classification(self.loss) else None
+        self.metric = self.loss if metric is None else by_name(metric, METRICS, "metric")
+        self.metric_name = "loss" if metric is None else name_of(self.metric)
+        self.inner_loop = InnerLoop(
+            inner_steps, StepSizes(inner_lr, learn_inner_lr), first_order, rule_by_name(inner_rule),
+            None if step_weights is None else tuple(step_weights),
+        )  # fmt: skip
+        self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
+        self.engine = Engine(self.model, self.loss, adapts, tasks_at_once, derivation, compile)
+        self.inner_lrs = nn.ParameterDict(self._initial_inner_lrs())
+        self.optimizer = optimizer or partial(torch.optim.Adam, lr=meta_lr or 1e-3)
+        self.scheduler = scheduler
+        self.accumulate_batches = accumulate_batches
+        self.clip_value, self.clip_norm = clip_meta_grad_value, clip_meta_grad_norm
+        self._batches_since_update = 0
+        self._outputs: int | None = None
+        self.curve = TaskCurve()
+
+    # -- what other code calls ------------------------------------------------------------------
+
+    def meta_loss(self, episode: Episode) -> Tensor:
+        """Meta-loss of a batch of tasks (Eq. 1, mean over tasks), a scalar.
+
+        `.backward()` adds the meta-gradient to `.grad` of the module's parameters. Under
+        `torch.no_grad` or `torch.inference_mode` it is the value alone.
+
+        Raises:
+            ValueError: if the episode's tensors do not fit together or to the loss.
+        """
+        return self._meta_loss(episode)[0]
+
+    def adapt(self, support_x: Tensor, support_y: Tensor, inner_steps: int | None = None) -> Params:
+        """All parameters of `model` by name after the inner loop on one task (theta').
+
+        Runs in eval mode and leaves the module as it is; use the result with
+        `torch.func.functional_call`.
+
+        Shapes: ``support_x [examples, ...]``, ``support_y [examples, ...]``: no task axis.
+        """
+        episode = check_episode(
+            Episode(support_x[None], support_y[None], support_x[None], support_y[None])
+        )
+        loop = self._loop(inner_steps)
+        return self.engine.adapt(loop, support_x, episode.support_y[0], self._step_sizes())
+
+    def evaluate(self, episode: Episode, inner_steps: int | None = None) -> EvalResult:
+        """Query loss and metric of each task after 0 .. `inner_steps` inner steps; eval mode.
+
+        `inner_steps` defaults to `eval_inner_steps` and may exceed that of training.
+
+        Shapes: both ``[inner_steps + 1, tasks]``.
+        """
+        episode = self._checked(episode)
+        curve = self.engine.curve(self._loop(inner_steps), episode, self._step_sizes())
+        values = [self._per_task_metric(output, episode) for output in curve.output]
+        return EvalResult(curve.loss, torch.stack(values))
+
+    # -- Lightning ------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Refuse Trainer settings that cannot work here; write the result of `test` to a file."""
+        check_trainer(self.trainer)
+        present = any(isinstance(callback, ResultFile) for callback in self.trainer.callbacks)
+        return [] if present else [ResultFile()]
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer over model and learned step sizes, and its scheduler."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
+
+    def training_step(self, episode: Episode, batch_idx: int) -> None:
+        """One batch of tasks; every `accumulate_batches` of them, one meta-update."""
+        loss, result = self._meta_loss(episode)
+        self.manual_backward(loss / self.accumulate_batches)
+        self._batches_since_update += 1
+        if self._batches_since_update < self.accumulate_batches:
+            return
+        self._batches_since_update = 0
+        norm = self._meta_update(loss)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and self.global_step % every == 0:
+            self._log_training(episode, result, norm)
+
+    def validation_step(self, episode: Episode, batch_idx: int) -> None:
+        """Adapt to each task and collect the curves over inner steps."""
+        self.curve.update(self.evaluate(episode), torch.zeros(episode.tasks, dtype=torch.int64))
+
+    def test_step(self, episode: Episode, batch_idx: int) -> None:
+        """As in validation; the digests remember which tasks these were."""
+        self.curve.update(self.evaluate(episode), task_digests(episode))
+
+    def predict_step(self, episode: Episode, batch_idx: int) -> Tensor:
+        """Outputs for the query examples after the inner loop: ``[tasks, examples, ...]``."""
+        loop = self._loop(None)
+        return self.engine.curve(loop, check_episode(episode), self._step_sizes()).output[-1]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the tasks of the last validation."""
+        self.curve.reset()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the tasks of the last test."""
+        self.curve.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the curve over inner steps; step a scheduler that waits for the metric."""
+        monitored = self._log_curve("val")
+        scheduler = self.lr_schedulers() if self.trainer.training else None
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(monitored)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the curve over inner steps."""
+        self._log_curve("test")
+
+    # -- internals ------------------------------------------------------------------------------
+
+    def _optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
+
+    def _per_task_metric(self, output: Tensor, episode: Episode) -> Tensor:
+        pairs = zip(output, episode.query_y, strict=True)
+        return torch.stack([self.metric(*pair) for pair in pairs])
+
+    def _checked(self, episode: Episode) -> Episode:
+        episode = check_episode(episode)
+        # Reading the labels of an accelerator would wait for it at every batch.
+        on_host = episode.support_y.device.type == "cpu"
+        if is_classification(self.loss) and (on_host or self._outputs is None):
+            if self._outputs is None:
+                self._outputs = self.engine.output_size(episode.support_x[0])
+            check_labels(episode.support_y, self._outputs, "support_y")
+            check_labels(episode.query_y, self._outputs, "query_y")
+        return episode
+
+    def _initial_inner_lrs(self) -> dict[str, nn.Parameter]:
+        adapted = self.engine.tensors().adapted
+        initial = self.inner_loop.step_sizes.initial(adapted, self.inner_loop.steps)
+        # The names of registered parameters must not contain dots.
+        return {name.replace(".", "/"): nn.Parameter(alpha) for name, alpha in initial.items()}
+
+    def _step_sizes(self) -> dict[str, Tensor]:
+        return {name.replace("/", "."): alpha for name, alpha in self.inner_lrs.items()}
+
+    def _loop(self, inner_steps: int | None) -> InnerLoop:
+        """The inner loop of evaluation."""
+        steps = self.eval_inner_steps if inner_steps is None else inner_steps
+        return replace(self.inner_loop, steps=steps, step_weights=None)
+
+    def _meta_loss(self, episode: Episode) -> tuple[Tensor, MetaGradient]:
+        episode = self._checked(episode)
+        return self.engine.meta_loss(self.inner_loop, episode, self._step_sizes())
+
+    def _meta_update(self, loss: Tensor) -> Tensor:
+        """Step the optimizer and the scheduler; returns the norm of the meta-gradient."""
+        optimizer = self._optimizer()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(loss.detach() + norm):
+            raise FloatingPointError(
+                f"The meta-loss ({loss.item():.4g}) or its gradient (norm {norm.item():.4g}) is "
+                f"not finite at meta-update {self.global_step + 1}; the weights are those before "
+                f"it. The inner loop may diverge: try a smaller `inner_lr`, now "
+                f"{self.inner_loop.step_sizes.inner_lr}, or fewer `inner_steps`."
+            )
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(parameters, self.clip_value)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+        return norm
+
+    def _log_training(self, episode: Episode, result: MetaGradient, norm: Tensor) -> None:
+        report = result.report
+        metric = self._per_task_metric(report.query_output, episode).mean()
+        values = {
+            f"train/{self.metric_name}": metric,
+            "train/support_loss_before": report.support_loss.mean(),
+            "train/meta_grad_norm": norm,
+            "train/meta_lr": self._optimizer().param_groups[0]["lr"],
+            "step": float(self.global_step),
+        }
+        self.log_dict({name: value for name, value in values.items() if name != "train/loss"})
+        self.log("train/loss", result.loss, prog_bar=True)
+
+    def _log_curve(self, stage: str) -> Tensor:
+        """Log what was collected; returns the mean metric after the last inner step."""
+        result, _ = self.curve.compute()
+        summary = summarize(result)
+        name = f"{stage}/{self.metric_name}"
+        self.log(name, summary.mean[-1], prog_bar=True)
+        values = {f"{name}_step{k}": mean for k, mean in enumerate(summary.mean)}
+        values[f"{name}_ci95"] = summary.ci95[-1]
+        values[f"{stage}/diverged"] = summary.diverged[-1].float()
+        if stage == "val":
+            values["step"] = float(self.global_step)
+        self.log_dict(values)
+        return summary.mean[-1]
+
+
+def _not_plain(**settings: Any) -> list[str]:
+    """Names of the settings that a checkpoint cannot hold as plain data.
+
+    The command line hands Lightning its own, plain description of all settings.
+    """
+    if _given_hyperparameters.get() is not None:
+        return []
+    return [n for n, value in settings.items() if callable(value) or isinstance(value, nn.Module)]
+
+
+def _check_at_least(least: int, **settings: int | None) -> None:
+    for name, value in settings.items():
+        if value is not None and value < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+
+
+def _check_positive(**settings: float | None) -> None:
+    for name, value in settings.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"`{name}` must be a finite number > 0, or None, got {value}.")

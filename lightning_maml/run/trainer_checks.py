@@ -1,0 +1,35 @@
+"""Trainer settings that do not work with meta-learning, refused by name before a run starts."""
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+
+SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse what would be ignored, or would give wrong gradients.
+
+    Raises:
+        ValueError: naming the Trainer's argument and what to use instead.
+    """
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            "`Trainer(accumulate_grad_batches)` must be 1, got "
+            f"{trainer.accumulate_grad_batches}; use `MetaLearner(accumulate_batches)`."
+        )
+    if trainer.gradient_clip_val:
+        raise ValueError(
+            f"`Trainer(gradient_clip_val)` must be None, got {trainer.gradient_clip_val}; use "
+            "`MetaLearner(clip_meta_grad_value)` or `MetaLearner(clip_meta_grad_norm)`."
+        )
+    if isinstance(trainer.strategy, SHARDING):
+        raise ValueError(
+            "`Trainer(strategy)` must keep whole parameters on each device, got "
+            f"{type(trainer.strategy).__name__}: the inner loop makes new weights for each task, "
+            'which sharding cannot follow. Use "ddp".'
+        )
+    if trainer.precision == "16-mixed":
+        raise ValueError(
+            '`Trainer(precision)` must not be "16-mixed": the gradient scaler never sees the inner '
+            'gradients, which underflow in float16. Use "bf16-mixed" or "32-true".'
+        )
