@@ -95,15 +95,22 @@ def as_import_path(value: str | Loss | None) -> str | Loss | None:
         return value
 
 
-def name_of(function: Loss) -> str:
-    """What a loss or metric is called in logs."""
-    return str(getattr(function, "__name__", type(function).__name__))
-
-
 def is_classification(loss: Loss) -> bool:
     """Whether `loss` is one of the known losses whose targets are class numbers."""
     known = (cross_entropy, cross_entropy_n_way, F.cross_entropy, F.nll_loss)
     return loss in known or isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
+
+
+def metric_for(loss: Loss, metric: str | Loss | None) -> tuple[str, Loss]:
+    """Name and function of the metric reported beside `loss`; see `MetaLearner`.
+
+    >>> metric_for(F.cross_entropy, None)[0]
+    'accuracy'
+    """
+    if metric is None and not is_classification(loss):
+        return "loss", loss
+    function = accuracy if metric is None else by_name(metric, METRICS, "metric")
+    return str(getattr(function, "__name__", type(function).__name__)), function
 
 
 def check_labels(labels: Tensor, n_way: int, argument: str) -> None:

@@ -165,8 +165,7 @@ def _step_back(
 ) -> _Cotangents:
     """From the cotangents after inner step `step` to those before it."""
     update = partial(loop.update, step=step)
-    pull_back: Callable[..., Any]
-    _, pull_back = vjp(update, kept.theta, kept.grads, kept.state, meta.step_sizes)
+    pull_back = vjp(update, kept.theta, kept.grads, kept.state, meta.step_sizes)[1]
     theta, grads, state, step_sizes = pull_back((bar.theta, bar.state))
     held = bar.held
     if not loop.first_order:

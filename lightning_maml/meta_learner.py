@@ -1,8 +1,7 @@
 """MAML as a LightningModule: a thin shell with manual optimization around engine.py."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,8 +9,6 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_maml.engine import Engine
@@ -20,16 +17,15 @@ from lightning_maml.fingerprint import task_digests
 from lightning_maml.inner_loop import InnerLoop, Params, rule_by_name
 from lightning_maml.losses import (
     LOSSES,
-    METRICS,
     Loss,
-    accuracy,
     as_import_path,
     by_name,
     check_labels,
     is_classification,
-    name_of,
+    metric_for,
 )
 from lightning_maml.meta_gradient import MetaGradient
+from lightning_maml.meta_update import MetaUpdate, OptimizerFactory, SchedulerFactory
 from lightning_maml.models.batch_norm import with_episode_statistics
 from lightning_maml.run.result_file import ResultFile
 from lightning_maml.run.trainer_checks import check_trainer
@@ -89,8 +85,8 @@ class MetaLearner(LightningModule):
         inner_rule: str = "sgd",
         step_weights: Sequence[float] | None = None,
         meta_lr: float | None = None,
-        optimizer: Callable[[Iterable], Optimizer] | None = None,
-        scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
         clip_meta_grad_value: float | None = None,
         clip_meta_grad_norm: float | None = None,
         accumulate_batches: int = 1,
@@ -100,41 +96,24 @@ class MetaLearner(LightningModule):
     ) -> None:
         super().__init__()
         loss, metric = as_import_path(loss), as_import_path(metric)
-        self.save_hyperparameters(
-            ignore=_not_plain(
-                model=model, loss=loss, metric=metric, optimizer=optimizer, scheduler=scheduler
-            )
-        )
-        _check_at_least(0, eval_inner_steps=eval_inner_steps)
-        _check_at_least(1, accumulate_batches=accumulate_batches)
-        _check_positive(
-            meta_lr=meta_lr,
-            clip_meta_grad_value=clip_meta_grad_value,
-            clip_meta_grad_norm=clip_meta_grad_norm,
-        )
-        if meta_lr is not None and optimizer is not None:
-            raise ValueError(
-                f"`meta_lr` belongs to the default optimizer and must be None with `optimizer`, "
-                f"got {meta_lr}."
-            )
+        self.save_hyperparameters(ignore=_not_plain([model, loss, metric, optimizer, scheduler]))
         self.automatic_optimization = False
         self.model = with_episode_statistics(model)
         self.loss = by_name(loss, LOSSES, "loss")
-        if metric is None:
-            metric = accuracy if is_classification(self.loss) else None
-        self.metric = self.loss if metric is None else by_name(metric, METRICS, "metric")
-        self.metric_name = "loss" if metric is None else name_of(self.metric)
+        self.metric_name, self.metric = metric_for(self.loss, metric)
+        weights = None if step_weights is None else tuple(step_weights)
         self.inner_loop = InnerLoop(
             inner_steps, StepSizes(inner_lr, learn_inner_lr), first_order, rule_by_name(inner_rule),
-            None if step_weights is None else tuple(step_weights),
+            weights,
         )  # fmt: skip
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
+        self._loop(None)  # checks it
         self.engine = Engine(self.model, self.loss, adapts, tasks_at_once, derivation, compile)
         self.inner_lrs = nn.ParameterDict(self._initial_inner_lrs())
-        self.optimizer = optimizer or partial(torch.optim.Adam, lr=meta_lr or 1e-3)
-        self.scheduler = scheduler
-        self.accumulate_batches = accumulate_batches
-        self.clip_value, self.clip_norm = clip_meta_grad_value, clip_meta_grad_norm
+        self.meta_update = MetaUpdate(
+            meta_lr, optimizer, scheduler, clip_meta_grad_value, clip_meta_grad_norm,
+            accumulate_batches,
+        )  # fmt: skip
         self._batches_since_update = 0
         self._outputs: int | None = None
         self.curve = TaskCurve()
@@ -183,23 +162,22 @@ class MetaLearner(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Refuse Trainer settings that cannot work here; write the result of `test` to a file."""
         check_trainer(self.trainer)
-        present = any(isinstance(callback, ResultFile) for callback in self.trainer.callbacks)
+        present = any(isinstance(callback, ResultFile) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         return [] if present else [ResultFile()]
 
     def configure_optimizers(self) -> Any:
         """One optimizer over model and learned step sizes, and its scheduler."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-        return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
+        return self.meta_update.configure([p for p in self.parameters() if p.requires_grad])
 
     def training_step(self, episode: Episode, batch_idx: int) -> None:
         """One batch of tasks; every `accumulate_batches` of them, one meta-update."""
         loss, result = self._meta_loss(episode)
-        self.manual_backward(loss / self.accumulate_batches)
+        self.manual_backward(loss / self.meta_update.accumulate_batches)
         self._batches_since_update += 1
-        if self._batches_since_update < self.accumulate_batches:
+        if self._batches_since_update < self.meta_update.accumulate_batches:
             return
         self._batches_since_update = 0
-        norm = self._meta_update(loss)
+        norm = self._update(loss)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and self.global_step % every == 0:
             self._log_training(episode, result, norm)
@@ -276,22 +254,18 @@ class MetaLearner(LightningModule):
         episode = self._checked(episode)
         return self.engine.meta_loss(self.inner_loop, episode, self._step_sizes())
 
-    def _meta_update(self, loss: Tensor) -> Tensor:
-        """Step the optimizer and the scheduler; returns the norm of the meta-gradient."""
+    def _update(self, loss: Tensor) -> Tensor:
+        """One meta-update; returns the norm of the meta-gradient."""
         optimizer = self._optimizer()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = self.meta_update.clip([p for g in optimizer.param_groups for p in g["params"]])
         if not torch.isfinite(loss.detach() + norm):
             raise FloatingPointError(
                 f"The meta-loss ({loss.item():.4g}) or its gradient (norm {norm.item():.4g}) is "
                 f"not finite at meta-update {self.global_step + 1}; the weights are those before "
                 f"it. The inner loop may diverge: try a smaller `inner_lr`, now "
-                f"{self.inner_loop.step_sizes.inner_lr}, or fewer `inner_steps`."
+                f"{self.inner_loop.step_sizes.inner_lr}, or fewer `inner_steps`, now "
+                f"{self.inner_loop.steps}."
             )
-        if self.clip_value is not None:
-            nn.utils.clip_grad_value_(parameters, self.clip_value)
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         scheduler = self.lr_schedulers()
@@ -327,23 +301,12 @@ class MetaLearner(LightningModule):
         return summary.mean[-1]
 
 
-def _not_plain(**settings: Any) -> list[str]:
-    """Names of the settings that a checkpoint cannot hold as plain data.
+def _not_plain(settings: Sequence[Any]) -> list[str]:
+    """Names of those settings that a checkpoint cannot hold as plain data.
 
     The command line hands Lightning its own, plain description of all settings.
     """
     if _given_hyperparameters.get() is not None:
         return []
-    return [n for n, value in settings.items() if callable(value) or isinstance(value, nn.Module)]
-
-
-def _check_at_least(least: int, **settings: int | None) -> None:
-    for name, value in settings.items():
-        if value is not None and value < least:
-            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-
-
-def _check_positive(**settings: float | None) -> None:
-    for name, value in settings.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"`{name}` must be a finite number > 0, or None, got {value}.")
+    names = ("model", "loss", "metric", "optimizer", "scheduler")
+    return [name for name, value in zip(names, settings, strict=True) if callable(value)]

@@ -1,0 +1,65 @@
+"""The meta-update (Algorithm 1, line 8): what is done with the meta-gradient."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+OptimizerFactory = Callable[[Iterable], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+
+@dataclass(frozen=True)
+class MetaUpdate:
+    """The settings of the meta-update; for the attributes see `MetaLearner`.
+
+    Raises:
+        ValueError: naming the argument that is out of range, or `meta_lr` beside `optimizer`.
+    """
+
+    meta_lr: float | None = None
+    optimizer: OptimizerFactory | None = None
+    scheduler: SchedulerFactory | None = None
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    accumulate_batches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.meta_lr is not None and not 0 <= self.meta_lr < float("inf"):
+            raise ValueError(f"`meta_lr` must be a finite number >= 0, got {self.meta_lr}.")
+        clips = {"clip_meta_grad_value": self.clip_value, "clip_meta_grad_norm": self.clip_norm}
+        for name, value in clips.items():
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"`{name}` must be a finite number > 0 or None, got {value}.")
+        if self.meta_lr is not None and self.optimizer is not None:
+            raise ValueError(
+                "`meta_lr` belongs to the default optimizer and must be None beside `optimizer`, "
+                f"got {self.meta_lr}."
+            )
+        if self.accumulate_batches < 1:
+            raise ValueError(
+                f"`accumulate_batches` must be at least 1, got {self.accumulate_batches}."
+            )
+
+    def configure(self, parameters: Sequence[nn.Parameter]) -> Any:
+        """The optimizer, Adam by default as in the authors' code, and its scheduler if any."""
+        if self.optimizer is not None:
+            optimizer = self.optimizer(parameters)
+        else:
+            lr = 1e-3 if self.meta_lr is None else self.meta_lr
+            optimizer = torch.optim.Adam(parameters, lr=lr)
+        return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
+
+    def clip(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """Clip `.grad` in place, by value and then by norm; returns the norm before."""
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.clip_value is not None:
+            clip_grad_value_(parameters, self.clip_value)
+        if self.clip_norm is not None:
+            clip_grad_norm_(parameters, self.clip_norm)
+        return norm
