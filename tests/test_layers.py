@@ -19,6 +19,7 @@ LAYERS = {
         "functional_model",
         "compiling",
         "engine",
+        "meta_update",
     ),
     2: ("models",),
     3: ("meta_learner", "task_curve", "run", "baselines", "weights", "rl"),

@@ -41,6 +41,9 @@ def batch_statistics_norm(
             f"values per channel, got shape {tuple(x.shape)}. Give it at least 2 examples at once, "
             "or use a norm that looks at one example only (GroupNorm, LayerNorm)."
         )
+    if weight is None and bias is not None:
+        # torch's reverse-over-reverse derivative fails for an offset without a scale.
+        weight = torch.ones_like(bias)
     return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
 
 
