@@ -110,13 +110,13 @@ class Case:
 CASES = {
     "mlp": Case(MLP, (1,), "head.*", eps=1e-6, regression=True),
     "conv4": Case(
-        lambda: Conv4(CLASSES, 1, 4, 16, "max_pool", "flatten"), (1, 16, 16), "head.*", eps=1e-7
+        lambda: Conv4(CLASSES, 1, 4, 16, "max_pool", "flatten"), (1, 16, 16), "head.*", eps=1e-8
     ),
     "group_norm_silu": Case(smooth_conv, (1, 6, 6), "4.*"),
     "embedding": Case(embedding, (4,), "4.*", tokens=True),
     "lstm": Case(SequenceRegressor, (5, 1), "head.*", regression=True, tasks_at_once=1),
     "attention": Case(Attention, (5, 8), "head.*", eps=1e-6),
-    "resnet18": Case(small_resnet18, (3, 16, 16), "fc.*", eps=1e-7, tasks_at_once=1),
+    "resnet18": Case(small_resnet18, (3, 16, 16), "fc.*", eps=1e-8, tasks_at_once=1),
 }
 
 
