@@ -1,11 +1,19 @@
-"""Fit, validate, test, predict: joins a model and data that a config names, nothing else."""
+"""Fit, validate, test, predict: joins a model and data that a config names, nothing else.
 
-from lightning_maml.run.cli import MetaLearningCLI
+python train.py fit --config configs/sinusoid.yaml
+python train.py fit --config configs/sinusoid.yaml --ckpt_path last   # go on where it stopped
+python train.py test --ckpt_path runs/sinusoid/version_0/checkpoints/last.ckpt
+python train.py test --ckpt_path ... --data.k_shot 5 --model.eval_inner_steps 20
+python train.py predict --ckpt_path ...
+"""
+
+import datamodules  # noqa: F401  # so that `--data Sinusoid` is known by its short name
+from lightning_maml.run.cli import run
 
 
-def main() -> None:
-    """The command line: `python train.py {fit,validate,test,predict} --config FILE`."""
-    MetaLearningCLI()
+def main(args: list[str] | None = None) -> None:
+    """Run `args`, by default those of the shell: {fit,validate,test,predict} --config FILE ..."""
+    run(args)
 
 
 if __name__ == "__main__":

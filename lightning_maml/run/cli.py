@@ -1,14 +1,165 @@
-"""The command line."""
+"""The command line: LightningCLI that takes model and data from a checkpoint as well.
 
-from lightning.pytorch.cli import LightningCLI
+With `--ckpt_path` the settings in the checkpoint come first, then config files, then flags. What
+the result says of the model must be what the checkpoint says, but for a few free settings
+(from_checkpoint.py). Lightning alone lets the checkpoint win, silently.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from lightning_maml.run.console import debugging, fail, readable_output
+from lightning_maml.run.from_checkpoint import (
+    RUNS,
+    check_model,
+    find_checkpoint,
+    read_checkpoint,
+    settings_from_python,
+    settings_of,
+)
+from lightning_maml.run.predictions import PredictionFile
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """Meta-learning: fit, validate, test, predict. With --ckpt_path alone, model and data
+are those of the checkpoint; `--ckpt_path last` and `best` are looked for in the newest run in the
+folder of the config's logger (without a config: under runs/)."""
+
+
+def run(args: list[str] | None = None) -> None:
+    """Run a command, given or that of the shell; errors of users end in one line, exit code 2."""
+    with readable_output(["lightning_maml", "datamodules"]):
+        MetaLearningCLI(sys.argv[1:] if args is None else args)
+
+
+class Parser(LightningArgumentParser):
+    """A parser for which the model may come from elsewhere, and whose errors are one line."""
+
+    def add_lightning_class_args(self, *args: Any, **kwargs: Any) -> list[str]:
+        """As in Lightning, but nothing is required yet."""
+        return super().add_lightning_class_args(*args, **{**kwargs, "required": False})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say it without the list of all options, which --help has."""
+        if debugging() or not self.exit_on_error:
+            super().error(message, ex)
+        fail(message)
 
 
 class MetaLearningCLI(LightningCLI):
-    """LightningCLI whose model and data come from the config's `class_path`."""
+    """LightningCLI whose model and data come from a config's `class_path`, or a checkpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, args: list[str]) -> None:
         super().__init__(
+            args=args,
+            parser_class=Parser,
+            parser_kwargs={"description": DESCRIPTION},
             save_config_kwargs={"overwrite": False},
             auto_configure_optimizers=False,
             seed_everything_default=0,
         )
+
+    def setup_parser(self, *args: Any) -> None:
+        """Our defaults for what the Trainer's methods take."""
+        super().setup_parser(*args)
+        ours = {"weights_only": True, "return_predictions": False}
+        for name, parser in self._subcommand_parsers.items():
+            known = self._subcommand_method_arguments[name]
+            # Of `test` there is a table of ours.
+            wanted = ours | ({"verbose": False} if name == "test" else {})
+            parser.set_defaults({key: value for key, value in wanted.items() if key in known})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse `args`, on top of the settings in the checkpoint if they name one."""
+        command = parser.parse_args(_without_flags_of(("model", "data"), args))
+        name = command.subcommand
+        given = command[name]
+        if given.get("ckpt_path") is None:
+            self.config = parser.parse_args(args)
+            if self.config[name].model is None:
+                raise ValueError(f"`{name}` needs --config FILE, --model or --ckpt_path FILE.")
+            return
+        path = find_checkpoint(str(given.ckpt_path), given.trainer.logger)
+        checkpoint = read_checkpoint(path)
+        model = settings_of(checkpoint, "model")
+        if model is None:
+            plain = _plain(parser, command)[name].get("model")
+            model = settings_from_python(checkpoint, path, plain)
+        base = {"model": model}
+        data = settings_of(checkpoint, "data")
+        if data is not None and given.get("data") is None and not _names_data(args):
+            base["data"] = data
+        first = ["--config", json.dumps({name: base})]
+        self.config = parser.parse_args([*first, *args, f"--ckpt_path={path}"])
+        saved = parser.parse_args([*first, name])
+        check_model(
+            _plain(parser, saved)[name]["model"], _plain(parser, self.config)[name]["model"], path
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Done in `parse_arguments`: Lightning's would let the checkpoint win over flags."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """As in Lightning, but logs go to `runs/` unless the config says otherwise."""
+        given = self._get(self.config_init, "trainer")
+        if given.logger in (None, True) and not given.barebones:
+            kwargs["logger"] = CSVLogger(RUNS, name=self._run_name())
+        if given.logger is False:
+            self.save_config_callback = None  # it would write into the working directory
+        if given.enable_progress_bar is False and given.callbacks:
+            kwargs["callbacks"] = [c for c in given.callbacks if not isinstance(c, ProgressBar)]
+        return super().instantiate_trainer(**kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse to write into the folder of another run; say where this one's is."""
+        logger = self.trainer.logger
+        if isinstance(logger, CSVLogger | TensorBoardLogger) and self.trainer.is_global_zero:
+            folder = Path(logger.log_dir)
+            if (folder / "config.yaml").exists():
+                raise ValueError(
+                    f"`trainer.logger` must lead to a new folder, got {folder}, which holds "
+                    "another run. Without `version` it is the next free one."
+                )
+            log.info("Run folder: %s", folder)
+
+    def before_predict(self) -> None:
+        """Have the predictions written to a file."""
+        self.trainer.callbacks.append(PredictionFile())  # type: ignore[attr-defined]
+
+    def _run_name(self) -> str:
+        """The run that the checkpoint is from, where its path says so; else that of the data."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        parents = Path(checkpoint).absolute().parents if checkpoint else []
+        if len(parents) > 2 and parents[0].name == "checkpoints":
+            return parents[2].name
+        return type(self.datamodule or self.model).__name__.lower()
+
+
+def _without_flags_of(parts: tuple[str, ...], args: list[str]) -> list[str]:
+    """`args` without `--model...` and the like: what they mean depends on the checkpoint."""
+    kept, keep = [], True
+    for arg in args:
+        if arg.startswith("--") or arg == "-c":
+            keep = arg.removeprefix("--").partition("=")[0].partition(".")[0] not in parts
+        if keep:
+            kept.append(arg)
+    return kept
+
+
+def _names_data(args: list[str]) -> bool:
+    """Whether flags choose a datamodule, rather than a setting of one."""
+    return any(arg.partition("=")[0] in ("--data", "--data.class_path") for arg in args)
+
+
+def _plain(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
+    return yaml.safe_load(parser.dump(config, skip_none=False))

@@ -1,0 +1,135 @@
+"""Model and data of a command from its checkpoint, and what of the model may be changed then."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FREE = ("eval_inner_steps", "tasks_at_once", "compile")
+RUNS = Path("runs")
+NAMES = ("last", "best")
+
+
+def find_checkpoint(setting: str, logger: Any) -> Path:
+    """The file that `--ckpt_path` means.
+
+    "last" and "best" look into the folder of `logger` (its setting in the config; ``runs`` if it
+    has none) for the run with the newest checkpoint: "last" is the newest file last*.ckpt in it,
+    or the newest at all; "best" is what the run's ModelCheckpoint found best.
+
+    Raises:
+        ValueError: naming the place, if nothing is there.
+    """
+    if setting not in NAMES:
+        path = Path(setting)
+        if not path.is_file():
+            raise ValueError(f'`--ckpt_path` must be a file, "last" or "best", got {setting!r}.')
+        return path
+    place = _folder_of_runs(logger)
+    found = sorted(place.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise ValueError(f"`--ckpt_path {setting}`: no checkpoint (*.ckpt) in {place.absolute()}.")
+    run = [path for path in found if path.parent == found[-1].parent]
+    if setting == "last":
+        return ([path for path in run if path.stem.startswith("last")] or run)[-1]
+    states = read_checkpoint(run[-1]).get("callbacks", {}).values()
+    best = [str(s["best_model_path"]) for s in states if dict(s).get("best_model_path")]
+    path = run[-1].with_name(Path(best[0]).name) if best else None
+    if path is None or not path.is_file():
+        raise ValueError(f"`--ckpt_path best`: no best checkpoint is known in {run[-1].parent}.")
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A Lightning checkpoint, read with ``weights_only=True``.
+
+    Raises:
+        ValueError: naming the path, if it is something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zipfile, torch: each has types of its own
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"`--ckpt_path` must be a checkpoint of a run, got {path}, which cannot be read "
+            f"({reason[0][:200]})"
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"`--ckpt_path` must be a checkpoint of a run, got another file: {path}.")
+    return content
+
+
+def settings_of(checkpoint: Mapping[str, Any], part: str) -> dict[str, Any] | None:
+    """What a config would say of the "model" or the "data" that wrote `checkpoint`.
+
+    None if it was not made by the command line: such a checkpoint does not hold its network.
+    """
+    key = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}[part]
+    hparams = dict(checkpoint.get(key) or {})
+    hparams.pop("_instantiator", None)
+    if "_class_path" not in hparams:
+        return None
+    return {"class_path": hparams.pop("_class_path"), "init_args": hparams}
+
+
+def settings_from_python(
+    checkpoint: Mapping[str, Any], path: Path, given: dict[str, Any] | None
+) -> dict[str, Any]:
+    """As `settings_of` "model" for a learner made in Python: its network is that of `given`.
+
+    Raises:
+        ValueError: if there is none, or this is no checkpoint of a `MetaLearner`.
+    """
+    hparams = checkpoint.get("hyper_parameters") or {}
+    if "inner_lr" not in hparams:
+        raise ValueError(f"`--ckpt_path` must be a checkpoint of a MetaLearner, got {path}.")
+    network = ((given or {}).get("init_args") or {}).get("model")
+    if given is None or network is None:
+        raise ValueError(
+            f"`--ckpt_path`: {path} was made in Python and does not hold its network. Give "
+            "`--config` with the model, or use `MetaLearner.load_from_checkpoint(path, model=...)`."
+        )
+    return {"class_path": given["class_path"], "init_args": {**hparams, "model": network}}
+
+
+def check_model(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    """Refuse model settings that contradict the checkpoint, but for those in `FREE`.
+
+    Raises:
+        ValueError: naming each key and both values.
+    """
+    old, new = dict(_leaves(saved, "model")), dict(_leaves(wanted, "model"))
+    free = {f"model.init_args.{name}" for name in FREE}
+    differing: list[str] = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        other_class = any(key.startswith(k.removesuffix("class_path")) for k in differing)
+        if old.get(key) != new.get(key) and key not in free and not other_class:
+            differing.append(key)
+    if differing:
+        raise ValueError(
+            " ".join(
+                f"`{key}` must be {json.dumps(old.get(key))} as in the checkpoint, "
+                f"got {json.dumps(new.get(key))}."
+                for key in differing
+            )
+            + f" (Checkpoint: {path}; free to change: {', '.join(FREE)}.)"
+        )
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """All settings below `key` with their full names, the class before its arguments."""
+    if not isinstance(value, Mapping):
+        yield key, value
+        return
+    for name in sorted(value):
+        yield from _leaves(value[name], f"{key}.{name}")
+
+
+def _folder_of_runs(logger: Any) -> Path:
+    first = logger[0] if isinstance(logger, list) and logger else logger
+    options = first.get("init_args") if hasattr(first, "get") else None
+    if not options or not options.get("save_dir"):
+        return RUNS
+    return Path(options["save_dir"]) / (options.get("name") or "")
