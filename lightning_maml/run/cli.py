@@ -8,6 +8,7 @@ the result says of the model must be what the checkpoint says, but for a few fre
 import json
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from lightning_maml.run.console import debugging, fail, readable_output
+from lightning_maml.run.console import debugging, fail, readable_output, without_boilerplate
 from lightning_maml.run.from_checkpoint import (
     RUNS,
     check_model,
@@ -53,7 +54,7 @@ class Parser(LightningArgumentParser):
         """Say it without the list of all options, which --help has."""
         if debugging() or not self.exit_on_error:
             super().error(message, ex)
-        fail(message)
+        fail(without_boilerplate(message))
 
 
 class MetaLearningCLI(LightningCLI):
@@ -81,7 +82,7 @@ class MetaLearningCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse `args`, on top of the settings in the checkpoint if they name one."""
-        command = parser.parse_args(_without_flags_of(("model", "data"), args))
+        command = parser.parse_args(_without_flags_of(("model", "data", "print_config"), args))
         name = command.subcommand
         given = command[name]
         if given.get("ckpt_path") is None:
@@ -122,6 +123,8 @@ class MetaLearningCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Refuse to write into the folder of another run; say where this one's is."""
+        if self.subcommand != "fit":  # evaluation needs no callbacks of the training
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
         logger = self.trainer.logger
         if isinstance(logger, CSVLogger | TensorBoardLogger) and self.trainer.is_global_zero:
             folder = Path(logger.log_dir)

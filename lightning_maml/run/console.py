@@ -7,9 +7,10 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 SPEAKS_TO_USERS = ("lightning_maml", "datamodules", "lightning")
 USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, MisconfigurationException)
@@ -29,31 +30,55 @@ def readable_output(loggers: Sequence[str]) -> Iterator[None]:
     """Inside, the INFO messages of `loggers` are lines on stderr, errors of users end in one.
 
     Messages come from the first process only. An error is the user's if one of
-    `SPEAKS_TO_USERS` raised it, in so many words; any other, a bug or the fault of a user's
-    own model, keeps its traceback, and so do all with JSONARGPARSE_DEBUG=1.
+    `SPEAKS_TO_USERS` raised it, in so many words, itself or as the cause of what came out; any
+    other, a bug or the fault of a user's own model, keeps its traceback, and so do all with
+    JSONARGPARSE_DEBUG=1.
     """
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)
     handler = logging.StreamHandler()
-    handler.addFilter(lambda record: rank_zero_only.rank == 0)
+    handler.addFilter(lambda record: rank_zero_only.rank == 0)  # type: ignore[attr-defined]
     for name in loggers:
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         yield
-    except USER_ERRORS as error:
-        if debugging() or _raised_in(error) not in SPEAKS_TO_USERS:
+    except Exception as error:
+        said = _for_users(error)
+        if debugging() or said is None:
             raise
-        fail(str(error))
+        fail(said)
     finally:
         for name in loggers:
             logging.getLogger(name).removeHandler(handler)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """End the program with one line."""
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     raise SystemExit(2)
+
+
+def without_boilerplate(message: str) -> str:
+    """A message of jsonargparse without what it says of types that may be None."""
+    boilerplate = (
+        "Does not validate",
+        "Subtypes:",
+        "Errors:",
+        "- Expected a <class 'None",
+        "Given",
+    )
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line for line in lines if not line.startswith(boilerplate))
+
+
+def _for_users(error: BaseException | None) -> str | None:
+    """The message of the first error in the chain of causes that is meant for users."""
+    while error is not None:
+        if isinstance(error, USER_ERRORS) and _raised_in(error) in SPEAKS_TO_USERS:
+            return str(error)
+        error = error.__cause__
+    return None
 
 
 def _raised_in(error: BaseException) -> str:

@@ -36,10 +36,9 @@ def find_checkpoint(setting: str, logger: Any) -> Path:
         return ([path for path in run if path.stem.startswith("last")] or run)[-1]
     states = read_checkpoint(run[-1]).get("callbacks", {}).values()
     best = [str(s["best_model_path"]) for s in states if dict(s).get("best_model_path")]
-    path = run[-1].with_name(Path(best[0]).name) if best else None
-    if path is None or not path.is_file():
+    if not best or not run[-1].with_name(Path(best[0]).name).is_file():
         raise ValueError(f"`--ckpt_path best`: no best checkpoint is known in {run[-1].parent}.")
-    return path
+    return run[-1].with_name(Path(best[0]).name)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -51,10 +50,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zipfile, torch: each has types of its own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"`--ckpt_path` must be a checkpoint of a run, got {path}, which cannot be read "
-            f"({reason[0][:200]})"
+            f"`--ckpt_path` must be a checkpoint of a run, got {path}, which cannot be read as one "
+            f"({type(error).__name__})."
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"`--ckpt_path` must be a checkpoint of a run, got another file: {path}.")
