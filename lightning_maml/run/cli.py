@@ -165,4 +165,4 @@ def _names_data(args: list[str]) -> bool:
 
 
 def _plain(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
-    return yaml.safe_load(parser.dump(config, skip_none=False))
+    return yaml.safe_load(parser.dump(config))

@@ -43,7 +43,7 @@ class ResultFile(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather on all processes, write on the first."""
         learner = cast(Evaluated, pl_module)
-        result, digests = learner.curve.compute()
+        result, digests = learner.curve.collected()
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero:
             return

@@ -1,0 +1,230 @@
+"""Each config has the paper's numbers, runs through the entry point, differs where it says so."""
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import train
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+# Sec. 5.1, App. A.1, App. B and the authors' code: support and query examples (per class), inner
+# step size and steps, steps in evaluation, tasks per meta-update, meta-updates.
+PAPER = {
+    "sinusoid": (10, 10, 0.01, 1, 10, 25, 70_000),
+    "omniglot_5way_1shot": (1, 1, 0.4, 1, 3, 32, 60_000),
+    "omniglot_5way_5shot": (5, 5, 0.4, 1, 3, 32, 60_000),
+    "omniglot_20way_1shot": (1, 1, 0.1, 5, 5, 16, 60_000),
+    "omniglot_20way_5shot": (5, 5, 0.1, 5, 5, 16, 60_000),
+    "omniglot_5way_1shot_dense": (1, 1, 0.4, 1, 3, 32, 60_000),
+    "omniglot_5way_5shot_dense": (5, 5, 0.4, 1, 3, 32, 60_000),
+    "mini_1shot": (1, 15, 0.01, 5, 10, 4, 60_000),
+    "mini_1shot_first_order": (1, 15, 0.01, 5, 10, 4, 60_000),
+    "mini_5shot": (5, 15, 0.01, 5, 10, 2, 60_000),
+    "mini_5shot_first_order": (5, 15, 0.01, 5, 10, 2, 60_000),
+}
+NETWORKS = {
+    "sinusoid": {"in_features": 1, "out_features": 1, "hidden": [40, 40], "init": "pytorch"},
+    "omniglot": {
+        "in_channels": 1,
+        "channels": 64,
+        "image_size": 28,
+        "downsample": "stride",
+        "head": "mean",
+    },
+    "dense": {"image_size": 28, "hidden": [256, 128, 64, 64]},
+    "mini": {
+        "in_channels": 3,
+        "channels": 32,
+        "image_size": 84,
+        "downsample": "max_pool",
+        "head": "flatten",
+    },
+}
+SMALL = {  # flags for small data and little work
+    "sinusoid": ["--data.val_tasks=4", "--data.eval_query_shot=10"],
+    "omniglot": ["--data.characters=[5, 5, 5]", "--data.meta_batch_size=2", "--data.val_tasks=2"],
+    "mini": [
+        "--data.query_shot=1",
+        "--data.meta_batch_size=1",
+        "--data.val_tasks=1",
+        "--model.eval_inner_steps=2",
+    ],
+}
+TWO_STEPS = [
+    "--trainer.max_steps=2",
+    "--data.train_batches_per_epoch=2",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+
+
+def load(name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from leaves(item, f"{key}.{name}".lstrip("."))
+    else:
+        yield key, value
+
+
+def differing(one: str, other: str) -> set[str]:
+    """Keys that differ, without `init_args`, but for the name of the run, which always does."""
+    a, b = dict(leaves(load(one))), dict(leaves(load(other)))
+    keys = {key for key in a.keys() | b.keys() if a.get(key, "absent") != b.get(key, "absent")}
+    short = {key.replace("init_args.", "") for key in keys}
+    assert "trainer.logger.name" in short
+    return short - {"trainer.logger.name"}
+
+
+def n_way(name: str) -> int:
+    return 20 if "20way" in name else 5
+
+
+def test_there_is_a_config_for_each_row_of_the_table() -> None:
+    assert sorted(PAPER) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_are_those_of_the_paper(name) -> None:
+    config = load(name)
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    assert PAPER[name] == (
+        data["k_shot"],
+        data["query_shot"],
+        model["inner_lr"],
+        model["inner_steps"],
+        model["eval_inner_steps"],
+        data["meta_batch_size"],
+        config["trainer"]["max_steps"],
+    )
+    assert model["meta_lr"] == 0.001
+    assert model["first_order"] == name.endswith("first_order")
+    assert model["clip_meta_grad_value"] == (10.0 if name.startswith("mini") else None)
+    assert data["test_tasks"] == 600
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_networks_are_those_of_the_paper(name) -> None:
+    config = load(name)
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    network = dict(model["model"]["init_args"])
+    if name == "sinusoid":
+        assert (model["loss"], model["adapts"]) == ("mse", ["*"])
+    else:
+        layers = "linear" if name.endswith("dense") else "conv"
+        assert model["loss"] == "cross_entropy_n_way"
+        assert model["adapts"] == [f"*.{layers}.*", "head.*"]
+        assert network.pop("n_way") == data["n_way"] == n_way(name)
+    family = "dense" if name.endswith("dense") else name.partition("_")[0]
+    assert network == NETWORKS[family]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_says_what_alpha_acts_on(name) -> None:
+    (comment,) = re.findall(r"inner_lr: .*?# (.*)", (CONFIGS / f"{name}.yaml").read_text())
+    if name == "sinusoid":
+        assert "acts on the mean" in comment
+        return
+    (on_a_mean,) = re.findall(r"acts on N x mean, so ([\d.]+) would be the same", comment)
+    assert float(on_a_mean) == pytest.approx(
+        load(name)["model"]["init_args"]["inner_lr"] * n_way(name)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checkpoints_monitor_the_metric_after_the_last_step(name) -> None:
+    config = load(name)
+    checkpoint = config["trainer"]["callbacks"][0]["init_args"]
+    metric = config["model"]["init_args"]["metric"]
+    assert checkpoint["monitor"] == f"val/{metric}"
+    assert checkpoint["mode"] == {"mse": "min", "accuracy": "max"}[metric]
+    assert config["trainer"]["logger"]["init_args"]["name"] == name
+
+
+@pytest.mark.parametrize("k_shot", [1, 5])
+def test_first_order_differs_from_maml_in_one_key(k_shot) -> None:
+    keys = differing(f"mini_{k_shot}shot", f"mini_{k_shot}shot_first_order")
+    assert keys == {"model.first_order"}
+
+
+@pytest.mark.parametrize("variant", ["", "_first_order"])
+def test_shots_of_mini_imagenet_differ_in_two_keys(variant) -> None:
+    keys = differing(f"mini_1shot{variant}", f"mini_5shot{variant}")
+    assert keys == {"data.k_shot", "data.meta_batch_size"}
+
+
+@pytest.mark.parametrize("setting", ["5way_{}shot", "20way_{}shot", "5way_{}shot_dense"])
+def test_shots_of_omniglot_differ_in_two_keys(setting) -> None:
+    keys = differing(*(f"omniglot_{setting.format(k)}" for k in (1, 5)))
+    assert keys == {"data.k_shot", "data.query_shot"}
+
+
+@pytest.mark.parametrize("k_shot", [1, 5])
+def test_ways_of_omniglot_differ_in_seven_keys(k_shot) -> None:
+    assert differing(f"omniglot_5way_{k_shot}shot", f"omniglot_20way_{k_shot}shot") == {
+        "data.n_way",
+        "data.meta_batch_size",
+        "model.model.n_way",
+        "model.inner_lr",
+        "model.inner_steps",
+        "model.eval_inner_steps",
+        "model.tasks_at_once",
+    }
+
+
+@pytest.mark.parametrize("k_shot", [1, 5])
+def test_dense_differs_in_the_network_only(k_shot) -> None:
+    keys = differing(f"omniglot_5way_{k_shot}shot", f"omniglot_5way_{k_shot}shot_dense")
+    assert {key for key in keys if not key.startswith("model.model.")} == {"model.adapts"}
+
+
+@pytest.fixture(scope="module")
+def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise in the layouts of Omniglot (15 characters) and mini-ImageNet (15 classes)."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    splits = {"images_background": 10, "images_evaluation": 5}
+    for part, characters in splits.items():
+        for character in range(characters):
+            place = root / "omniglot-py" / part / part[7:] / f"character{character + 1:02}"
+            place.mkdir(parents=True)
+            for i in range(10):
+                Image.fromarray(rng.random((28, 28)) < 0.9).save(place / f"0001_{i:02}.png")
+    for split in ("train", "val", "test"):
+        for number in range(5):
+            place = root / split / f"n_{split}_{number}"
+            place.mkdir(parents=True)
+            for i in range(6):
+                pixels = rng.integers(0, 256, (84, 84, 3), np.uint8)
+                Image.fromarray(pixels).save(place / f"{split}_{number}_{i}.jpg")
+    return root
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_runs_through_the_entry_point(name, small_root, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    family = name.partition("_")[0]
+    data = [] if family == "sinusoid" else [f"--data.root={small_root}"]
+    train.main(["fit", f"--config={CONFIGS / name}.yaml", *TWO_STEPS, *SMALL[family], *data])
+    folder = tmp_path / "runs" / name / "version_0"
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert (folder / "checkpoints" / "best-2.ckpt").is_file()
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    monitored = load(name)["trainer"]["callbacks"][0]["init_args"]["monitor"]
+    assert sum(bool(row[monitored]) for row in rows) == 1
+    assert sum(bool(row["train/loss"]) for row in rows) == 2
