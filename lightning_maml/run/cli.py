@@ -124,7 +124,8 @@ class MetaLearningCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Refuse to write into the folder of another run; say where this one's is."""
         if self.subcommand != "fit":  # evaluation needs no callbacks of the training
-            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+            for message in ("Be aware that when using `ckpt_path`", "The dirpath has changed"):
+                warnings.filterwarnings("ignore", message=message)
         logger = self.trainer.logger
         if isinstance(logger, CSVLogger | TensorBoardLogger) and self.trainer.is_global_zero:
             folder = Path(logger.log_dir)

@@ -35,10 +35,12 @@ def find_checkpoint(setting: str, logger: Any) -> Path:
     if setting == "last":
         return ([path for path in run if path.stem.startswith("last")] or run)[-1]
     states = read_checkpoint(run[-1]).get("callbacks", {}).values()
-    best = [str(s["best_model_path"]) for s in states if dict(s).get("best_model_path")]
-    if not best or not run[-1].with_name(Path(best[0]).name).is_file():
-        raise ValueError(f"`--ckpt_path best`: no best checkpoint is known in {run[-1].parent}.")
-    return run[-1].with_name(Path(best[0]).name)
+    for best in (s["best_model_path"] for s in states if s.get("best_model_path")):
+        # The run may have been moved since; or resumed, and none better was found.
+        for path in (run[-1].with_name(Path(best).name), Path(best)):
+            if path.is_file():
+                return path
+    raise ValueError(f"`--ckpt_path best`: no best checkpoint is known in {run[-1].parent}.")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,0 +1,371 @@
+"""`validate`, `test`, `predict`, `fit` with --ckpt_path: what comes from where, what is refused."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.func import functional_call
+
+import train
+from datamodules import Sinusoid
+from lightning_maml import MetaLearner
+from lightning_maml.fingerprint import fingerprint, task_digests
+from lightning_maml.task_curve import EvalResult, summarize
+from tests.run.conftest import QUIET, result_of
+
+# Lightning says so whenever a run goes on in a new folder; what is best starts anew there.
+NEW_FOLDER = pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def expected(checkpoint: Path, data: Sinusoid, split: str = "test") -> EvalResult:
+    """Results computed without a Trainer."""
+    learner = MetaLearner.load_from_checkpoint(checkpoint, weights_only=True)
+    loader = data.test_dataloader() if split == "test" else data.val_dataloader()
+    results = [learner.evaluate(episode) for episode in loader]
+    return EvalResult(*(torch.cat(parts, dim=1) for parts in zip(*results, strict=True)))
+
+
+def data_of(checkpoint: Path, **changes: object) -> Sinusoid:
+    hparams = torch.load(checkpoint, weights_only=True)["datamodule_hyper_parameters"]
+    settings = {name: v for name, v in hparams.items() if not name.startswith("_")}
+    return Sinusoid(**(settings | changes))
+
+
+def test_checkpoint_holds_plain_settings(trained) -> None:
+    checkpoint = torch.load(trained / "last.ckpt", weights_only=True)
+    for key, class_path in {
+        "hyper_parameters": "lightning_maml.MetaLearner",
+        "datamodule_hyper_parameters": "datamodules.Sinusoid",
+    }.items():
+        settings = json.loads(json.dumps(checkpoint[key], allow_nan=False))
+        assert settings["_class_path"] == class_path
+        assert settings["_instantiator"] == "lightning.pytorch.cli.instantiate_module"
+
+
+def test_test_alone(trained, tmp_path, capsys) -> None:
+    train.main(["test", "--ckpt_path", str(trained / "last.ckpt"), *QUIET])
+    result = result_of(tmp_path)
+    summary = summarize(expected(trained / "last.ckpt", data_of(trained / "last.ckpt")))
+    assert result["mean"] == pytest.approx(summary.mean.tolist(), rel=1e-6)
+    assert result["tasks"] == 7
+    assert result["checkpoint"] == str(trained / "last.ckpt")
+    assert result["meta_updates"] == 4
+    path = Path("runs", "small", "version_0", "test_result.json")
+    assert f"result file: {path}" in capsys.readouterr().out.splitlines()
+    assert path.is_file()
+    assert [place.name for place in tmp_path.iterdir()] == ["runs"]
+
+
+def test_validate_alone(trained, tmp_path) -> None:
+    train.main(["validate", "--ckpt_path", str(trained / "last.ckpt"), *QUIET])
+    (path,) = tmp_path.rglob("metrics.csv")
+    (row,) = csv.DictReader(path.read_text().splitlines())
+    want = expected(trained / "last.ckpt", data_of(trained / "last.ckpt"), "val")
+    assert float(row["val/mse"]) == pytest.approx(want.metric[-1].mean().item(), rel=1e-6)
+
+
+def test_predict_alone(trained, tmp_path) -> None:
+    train.main(["predict", "--ckpt_path", str(trained / "last.ckpt"), *QUIET])
+    (path,) = tmp_path.rglob("predictions.pt")
+    saved = torch.load(path, weights_only=True)
+    assert saved["output"].shape == saved["target"].shape == (7, 6, 1)
+    learner = MetaLearner.load_from_checkpoint(trained / "last.ckpt", weights_only=True)
+    episode = next(iter(data_of(trained / "last.ckpt").test_dataloader()))
+    adapted = learner.adapt(episode.support_x[1], episode.support_y[1], inner_steps=2)
+    want = functional_call(learner.model, adapted, (episode.query_x[1],))
+    torch.testing.assert_close(saved["output"][1], want.detach())
+    assert torch.equal(saved["target"][1], episode.query_y[1])
+
+
+@pytest.mark.parametrize("with_config", [False, True], ids=["checkpoint alone", "with config"])
+def test_number_of_shots_may_change(trained, config, tmp_path, with_config) -> None:
+    files = [f"--config={config}"] if with_config else []
+    train.main(["test", *files, f"--ckpt_path={trained / 'last.ckpt'}", "--data.k_shot=5", *QUIET])
+    result = result_of(tmp_path)
+    data = data_of(trained / "last.ckpt", k_shot=5)
+    digests = torch.cat([task_digests(episode) for episode in data.test_dataloader()])
+    assert result["fingerprint"] == fingerprint(digests)
+    assert result["data"]["init_args"]["k_shot"] == 5
+    assert result["data"]["init_args"]["seed"] == 3
+    want = summarize(expected(trained / "last.ckpt", data)).mean.tolist()
+    assert result["mean"] == pytest.approx(want, rel=1e-6)
+
+
+def test_data_of_a_config_replaces_that_of_the_checkpoint(trained, tmp_path) -> None:
+    file = tmp_path / "data.yaml"
+    file.write_text("data: {class_path: datamodules.Sinusoid, init_args: {test_tasks: 9}}")
+    train.main(["test", f"--ckpt_path={trained / 'last.ckpt'}", f"--config={file}", *QUIET])
+    result = result_of(tmp_path)
+    assert result["tasks"] == 9
+    assert result["data"]["init_args"]["seed"] == 0
+
+
+def test_free_settings_may_change(trained, tmp_path) -> None:
+    free = ["--model.eval_inner_steps=1", "--model.tasks_at_once=2", "--trainer.precision=64-true"]
+    train.main(
+        ["test", f"--ckpt_path={trained / 'last.ckpt'}", "--model.compile=false", *free, *QUIET]
+    )
+    result = result_of(tmp_path)
+    assert result["steps"] == [0, 1]
+    assert result["model"]["init_args"]["tasks_at_once"] == 2
+    assert result["device"]["precision"] == "64-true"
+    want = summarize(expected(trained / "last.ckpt", data_of(trained / "last.ckpt")))
+    assert result["mean"] == pytest.approx(want.mean[:2].tolist(), rel=1e-5)
+
+
+CONTRADICTIONS = {
+    "number": (["--model.inner_lr=0.5"], "`model.init_args.inner_lr` must be 0.02", "got 0.5."),
+    "default of the class": (
+        ["--model.inner_lr=0.01"],
+        "`model.init_args.inner_lr` must be 0.02",
+        "got 0.01.",
+    ),
+    "list": (
+        ["--model.adapts=[head.*]"],
+        '`model.init_args.adapts` must be ["*"]',
+        'got ["head.*"].',
+    ),
+    "network": (
+        ["--model.model.init_args.hidden=[9]"],
+        "`model.init_args.model.init_args.hidden` must be [8]",
+        "got [9].",
+    ),
+    "class": (
+        ["--model.model=lightning_maml.models.OmniglotDense", "--model.model.n_way=5"],
+        '`model.init_args.model.class_path` must be "lightning_maml.models.MLP"',
+        'got "lightning_maml.models.OmniglotDense".',
+    ),
+}
+
+
+@pytest.mark.parametrize(("flags", "saved", "got"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_contradicted_settings_are_refused(trained, tmp_path, refused, command, flags, saved, got):
+    end = refused(command, "--ckpt_path", trained / "last.ckpt", *flags, *QUIET)
+    assert end.code == 2
+    assert end.message.startswith(f"error: {saved} as in the checkpoint, {got}")
+    assert str(trained / "last.ckpt") in end.message
+    assert end.message.count("must be") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_contradictions_in_a_config_are_refused_each_by_name(trained, config, refused, command):
+    file = Path("other.yaml")
+    text = config.read_text(encoding="utf-8")
+    file.write_text(text.replace("0.02", "0.3").replace("[8]", "[7]"), encoding="utf-8")
+    end = refused(command, "--config", file, "--ckpt_path", trained / "last.ckpt")
+    assert "`model.init_args.inner_lr` must be 0.02 as in the checkpoint, got 0.3." in end.message
+    assert "`model.init_args.model.init_args.hidden` must be [8]" in end.message
+    assert end.message.count("must be") == 2
+
+
+def test_what_a_config_leaves_out_contradicts_nothing(trained, tmp_path) -> None:
+    file = tmp_path / "model.yaml"
+    file.write_text(
+        "model:\n  class_path: lightning_maml.MetaLearner\n  init_args:\n    eval_inner_steps: 3\n"
+        "    model: {class_path: lightning_maml.models.MLP}\n"
+    )
+    train.main(["test", f"--config={file}", f"--ckpt_path={trained / 'last.ckpt'}", *QUIET])
+    result = result_of(tmp_path)
+    assert result["steps"] == [0, 1, 2, 3]
+    assert result["model"]["init_args"]["inner_lr"] == 0.02
+
+
+@NEW_FOLDER
+def test_fit_goes_on_and_free_settings_win(trained, config, tmp_path) -> None:
+    more = ["--trainer.max_steps=6", "--model.eval_inner_steps=4"]
+    train.main(["fit", f"--config={config}", f"--ckpt_path={trained / 'last.ckpt'}", *more])
+    checkpoint = torch.load(
+        tmp_path / "runs/small/version_0/checkpoints/last.ckpt", weights_only=True
+    )
+    assert checkpoint["global_step"] == 6
+    assert checkpoint["hyper_parameters"]["eval_inner_steps"] == 4
+    # What a run without a break gives.
+    (tmp_path / "whole").mkdir()
+    train.main(
+        ["fit", f"--config={config}", "--trainer.max_steps=6", "--trainer.logger.save_dir=whole"]
+    )
+    whole = torch.load(tmp_path / "whole/small/version_0/checkpoints/last.ckpt", weights_only=True)
+    for name, value in whole["state_dict"].items():
+        torch.testing.assert_close(checkpoint["state_dict"][name], value, rtol=0, atol=0)
+
+
+def test_fit_from_a_checkpoint_alone(trained, tmp_path) -> None:
+    flags = ["--trainer.max_steps=5", "--trainer.log_every_n_steps=1"]
+    quiet = [*QUIET, "--trainer.enable_model_summary=false"]
+    with pytest.warns(UserWarning, match="callbacks used to create the checkpoint"):
+        train.main(["fit", f"--ckpt_path={trained / 'last.ckpt'}", *flags, *quiet])
+    (path,) = tmp_path.rglob("*.ckpt")
+    assert torch.load(path, weights_only=True)["global_step"] == 5
+
+
+# -- which file --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied_run(trained, tmp_path) -> Path:
+    """The run in this test's folder; its checkpoints are older than any written from now on."""
+    target = tmp_path / "runs" / "small" / "version_0" / "checkpoints"
+    shutil.copytree(trained, target)
+    return target
+
+
+@pytest.mark.parametrize("with_config", [False, True], ids=["checkpoint alone", "with config"])
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_last_and_best_of_the_newest_run(
+    copied_run, config, tmp_path, command, with_config
+) -> None:
+    files = [f"--config={config}"] if with_config else []
+    best = next(copied_run.glob("best*.ckpt"))
+    for name, want in {"last": copied_run / "last.ckpt", "best": best}.items():
+        train.main([command, *files, "--ckpt_path", name, *QUIET])
+        folder = max(tmp_path.glob("runs/small/*"), key=lambda place: place.stat().st_mtime_ns)
+        saved = (folder / "config.yaml").read_text()
+        assert f"ckpt_path: {want.relative_to(tmp_path)}\n" in saved
+
+
+def test_best_is_the_best_not_the_last(tmp_path, config) -> None:
+    """The error falls, so with the largest as the best it is that of the first validation."""
+    file = tmp_path / "largest.yaml"
+    file.write_text(
+        config.read_text().replace("monitor: val/mse", "monitor: val/mse\n        mode: max")
+    )
+    train.main(["fit", f"--config={file}"])
+    train.main(["test", f"--config={file}", "--ckpt_path=best"])
+    assert result_of(tmp_path)["checkpoint"].endswith("best-step=2.ckpt")
+    assert result_of(tmp_path)["meta_updates"] == 2
+
+
+@NEW_FOLDER
+def test_fit_last(copied_run, config, tmp_path) -> None:
+    train.main(["fit", f"--config={config}", "--ckpt_path=last", "--trainer.max_steps=6"])
+    new = tmp_path / "runs" / "small" / "version_1" / "checkpoints" / "last.ckpt"
+    assert torch.load(new, weights_only=True)["global_step"] == 6
+    train.main(["fit", f"--config={config}", "--ckpt_path=last", "--trainer.max_steps=8"])
+    newer = tmp_path / "runs" / "small" / "version_2" / "checkpoints" / "last.ckpt"
+    assert torch.load(newer, weights_only=True)["global_step"] == 8
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_nothing_there_is_said(config, tmp_path, refused, command, name) -> None:
+    end = refused(command, f"--config={config}", f"--ckpt_path={name}")
+    place = tmp_path / "runs" / "small"
+    assert end == (2, f"error: `--ckpt_path {name}`: no checkpoint (*.ckpt) in {place}.")
+
+
+def test_missing_and_foreign_files_are_named(tmp_path, refused) -> None:
+    end = refused("test", "--ckpt_path=no/such.ckpt")
+    assert end == (
+        2, "error: `--ckpt_path` must be a file, \"last\" or \"best\", got 'no/such.ckpt'."
+    )  # fmt: skip
+    contents = {"text": None, "dict": {"a": 1}, "weights": {"state_dict": {}}}
+    for name, content in contents.items():
+        path = tmp_path / f"{name}.ckpt"
+        path.write_text("no checkpoint") if content is None else torch.save(content, path)
+        end = refused("test", f"--ckpt_path={path}")
+        assert end.code == 2
+        assert str(path) in end.message
+        assert "must be a checkpoint" in end.message
+
+
+def test_a_pickle_is_not_run(tmp_path, refused) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return open, (str(tmp_path / "sprung"), "w")
+
+    torch.save({"state_dict": {}, "trap": Trap()}, tmp_path / "trap.ckpt")
+    end = refused("test", f"--ckpt_path={tmp_path / 'trap.ckpt'}")
+    assert "trap.ckpt" in end.message
+    assert not (tmp_path / "sprung").exists()
+
+
+# -- learners made in Python -------------------------------------------------------------------
+
+
+def small_net() -> nn.Module:
+    return nn.Sequential(nn.Linear(1, 5), nn.ReLU(), nn.Linear(5, 1))
+
+
+def save_from_python(folder: Path, **settings: object) -> tuple[Path, MetaLearner]:
+    learner = MetaLearner(small_net(), inner_lr=0.03, inner_steps=2, **settings)  # type: ignore[arg-type]
+    trainer = Trainer(
+        max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(learner, datamodule=Sinusoid(train_batches_per_epoch=1))
+    trainer.save_checkpoint(folder / "python.ckpt")
+    return folder / "python.ckpt", learner
+
+
+def test_load_needs_nothing_for_learners_of_the_command_line(trained) -> None:
+    learner = MetaLearner.load_from_checkpoint(trained / "last.ckpt", weights_only=True)
+    checkpoint = torch.load(trained / "last.ckpt", weights_only=True)
+    assert learner.inner_loop.step_sizes.inner_lr == 0.02
+    assert learner.eval_inner_steps == 2
+    for name, value in learner.state_dict().items():
+        assert torch.equal(value, checkpoint["state_dict"][name])
+
+
+def test_load_needs_the_model_for_learners_made_in_python(tmp_path) -> None:
+    path, learner = save_from_python(tmp_path, loss=nn.functional.mse_loss)
+    again = MetaLearner.load_from_checkpoint(path, model=small_net(), weights_only=True)
+    assert again.inner_loop == learner.inner_loop
+    assert again.loss is nn.functional.mse_loss
+    episode = next(iter(Sinusoid().test_dataloader()))
+    torch.testing.assert_close(again.evaluate(episode), learner.evaluate(episode))
+
+
+def test_load_needs_the_loss_only_if_it_has_no_name(tmp_path) -> None:
+    loss = lambda output, target: (output - target).abs().mean()  # noqa: E731
+    path, learner = save_from_python(tmp_path, loss=loss)
+    again = MetaLearner.load_from_checkpoint(path, model=small_net(), loss=loss, weights_only=True)
+    episode = next(iter(Sinusoid().test_dataloader()))
+    torch.testing.assert_close(again.evaluate(episode), learner.evaluate(episode))
+
+
+def test_command_line_needs_the_model_of_a_learner_made_in_python(tmp_path, refused) -> None:
+    path, learner = save_from_python(tmp_path, loss=nn.functional.mse_loss)
+    end = refused("test", f"--ckpt_path={path}")
+    assert f"{path} was made in Python" in end.message
+    file = tmp_path / "model.yaml"
+    file.write_text(
+        "model:\n  class_path: lightning_maml.MetaLearner\n  init_args:\n"
+        "    model: {class_path: tests.run.test_from_checkpoint.SmallNet}\n"
+        "data: {class_path: datamodules.Sinusoid, init_args: {test_tasks: 4}}\n"
+    )
+    end = refused("test", f"--config={file}", f"--ckpt_path={path}", "--model.inner_lr=0.5")
+    assert "`model.init_args.inner_lr` must be 0.03" in end.message
+    train.main(["test", f"--config={file}", f"--ckpt_path={path}", *QUIET])
+    episode = next(iter(Sinusoid(test_tasks=4).test_dataloader()))
+    want = learner.evaluate(episode).metric.mean(dim=1).tolist()
+    assert result_of(tmp_path)["mean"] == pytest.approx(want, rel=1e-6)
+
+
+class SmallNet(nn.Sequential):
+    """`small_net` as a class, with the same names of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(*small_net())
+
+
+def test_logger_given_as_a_list(copied_run, tmp_path) -> None:
+    file = tmp_path / "logger.yaml"
+    file.write_text(
+        "trainer:\n  logger:\n    - class_path: lightning.pytorch.loggers.CSVLogger\n"
+        "      init_args: {save_dir: runs, name: small}\n"
+    )
+    train.main(["test", f"--config={file}", "--ckpt_path=last", *QUIET])
+    assert CSVLogger("runs", "small").version == 2
