@@ -21,8 +21,8 @@ NOT_FOR_USERS = (
 
 
 def debugging() -> bool:
-    """Whether errors are to be shown with their traceback: JSONARGPARSE_DEBUG is set."""
-    return bool(os.environ.get("JSONARGPARSE_DEBUG"))
+    """Whether errors are to be shown with their traceback: JSONARGPARSE_DEBUG is true."""
+    return os.environ.get("JSONARGPARSE_DEBUG", "false").lower() not in ("false", "no", "off", "")
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def readable_output(loggers: Sequence[str]) -> Iterator[None]:
     Messages come from the first process only. An error is the user's if one of
     `SPEAKS_TO_USERS` raised it, in so many words, itself or as the cause of what came out; any
     other, a bug or the fault of a user's own model, keeps its traceback, and so do all with
-    JSONARGPARSE_DEBUG=1.
+    JSONARGPARSE_DEBUG=true.
     """
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)

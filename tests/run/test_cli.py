@@ -98,6 +98,7 @@ def test_printed_config_holds_checkpoint_and_flags(trained, capsys) -> None:
     assert printed["model"]["init_args"]["inner_lr"] == 0.02
     assert printed["data"]["init_args"]["k_shot"] == 4
     assert printed["data"]["init_args"]["seed"] == 3
+    assert printed["weights_only"] is True
 
 
 def test_progress_bar_of_a_config_can_be_switched_off(tmp_path) -> None:
@@ -132,7 +133,6 @@ WRONG = {
         ["--trainer.accumulate_grad_batches=2"],
         "`Trainer(accumulate_grad_batches)` must be 1, got 2",
     ),
-    "precision": (["--trainer.precision=16-mixed"], "`Trainer(precision)`"),
     "unknown option": (["--model.inr_lr=0.1"], "Option 'inr_lr' is not accepted"),
     "type": (["--model.inner_steps=two"], "two"),
     "unknown flag": (["--nonsense=1"], "nonsense"),
@@ -141,8 +141,6 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("flags", "message"), WRONG.values(), ids=WRONG)
-@pytest.mark.filterwarnings("ignore:.*16-mixed is not supported on CPU.*")
-@pytest.mark.filterwarnings("ignore:.*User provided device_type of 'cuda'.*")
 def test_wrong_settings_end_in_one_line(config, refused, flags, message) -> None:
     end = refused("fit", f"--config={config}", *flags)
     assert end.code == 2
@@ -182,7 +180,7 @@ def test_faults_of_a_users_network_keep_their_traceback(config, tmp_path) -> Non
 
 
 def test_debugging_keeps_every_traceback(config, monkeypatch) -> None:
-    monkeypatch.setenv("JSONARGPARSE_DEBUG", "1")
+    monkeypatch.setenv("JSONARGPARSE_DEBUG", "true")
     with pytest.raises(ValueError, match="k_shot"):
         train.main(["fit", f"--config={config}", "--data.k_shot=0"])
 
