@@ -80,6 +80,8 @@ class Engine:
             raise ValueError(
                 f"`derivation` must be one of {list(DERIVATIONS)}, got {self.derivation!r}."
             )
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f'`compile` must be true, false or "auto", got {self.compile!r}.')
         self.tensors()
 
     def tensors(self) -> ModuleTensors:

@@ -107,7 +107,8 @@ class MetaLearner(LightningModule):
             weights,
         )  # fmt: skip
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
-        self._loop(None)  # checks it
+        if self.eval_inner_steps < 0:
+            raise ValueError(f"`eval_inner_steps` must be >= 0, got {eval_inner_steps}.")
         self.engine = Engine(self.model, self.loss, adapts, tasks_at_once, derivation, compile)
         self.inner_lrs = nn.ParameterDict(self._initial_inner_lrs())
         self.meta_update = MetaUpdate(
@@ -206,8 +207,8 @@ class MetaLearner(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the curve over inner steps; step a scheduler that waits for the metric."""
         monitored = self._log_curve("val")
-        scheduler = self.lr_schedulers() if self.trainer.training else None
-        if isinstance(scheduler, ReduceLROnPlateau):
+        fitting = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
+        if fitting and isinstance(scheduler := self.lr_schedulers(), ReduceLROnPlateau):
             scheduler.step(monitored)
 
     def on_test_epoch_end(self) -> None:
@@ -288,7 +289,7 @@ class MetaLearner(LightningModule):
 
     def _log_curve(self, stage: str) -> Tensor:
         """Log what was collected; returns the mean metric after the last inner step."""
-        result, _ = self.curve.compute()
+        result, _ = self.curve.collected()
         summary = summarize(result)
         name = f"{stage}/{self.metric_name}"
         self.log(name, summary.mean[-1], prog_bar=True)

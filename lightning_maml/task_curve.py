@@ -47,11 +47,17 @@ def summarize(result: EvalResult) -> CurveSummary:
     return CurveSummary(
         mean=mean,
         ci95=ci95,
-        median=metric.where(torch.isfinite(metric), torch.inf).quantile(0.5, dim=-1),
+        median=_median(metric.where(torch.isfinite(metric), torch.inf)),
         finite_mean=torch.stack([row[0] for row in rows]),
         finite_ci95=torch.stack([row[1] for row in rows]),
         diverged=(~finite).sum(dim=-1),
     )
+
+
+def _median(values: Tensor) -> Tensor:
+    # torch.quantile interpolates, and inf - inf is NaN; torch.median takes the lower of two.
+    ordered, count = values.sort(dim=-1).values, values.shape[-1]
+    return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
 
 
 class TaskCurve(Metric):
@@ -77,8 +83,14 @@ class TaskCurve(Metric):
             assert isinstance(state, list)
             state.append(values.T if values.ndim > 1 else values)
 
+    def collected(self) -> tuple[EvalResult, Tensor]:
+        """All tasks so far, of all processes: their results, and their digests ``[tasks]``."""
+        result, digests = self.compute()
+        digests = digests.reshape(-1)  # torchmetrics squeezes what has a single element
+        return EvalResult(*(part.reshape(-1, len(digests)) for part in result)), digests
+
     def compute(self) -> tuple[EvalResult, Tensor]:
-        """All tasks so far: their results, and their digests ``[tasks]``."""
+        """What `collected` makes regular."""
         loss, metric, digests = (
             torch.cat(state) if isinstance(state, list) else state for state in self._states()
         )
