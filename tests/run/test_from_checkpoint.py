@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import train
 from datamodules import Sinusoid
 from lightning_maml import MetaLearner
 from lightning_maml.fingerprint import fingerprint, task_digests
+from lightning_maml.run.from_checkpoint import find_checkpoint
 from lightning_maml.task_curve import EvalResult, summarize
 from tests.run.conftest import QUIET, result_of
 
@@ -62,7 +64,9 @@ def test_test_alone(trained, tmp_path, capsys) -> None:
     assert result["checkpoint"] == str(trained / "last.ckpt")
     assert result["meta_updates"] == 4
     path = Path("runs", "small", "version_0", "test_result.json")
-    assert f"result file: {path}" in capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out.splitlines()
+    assert f"result file: {path}" in said
+    assert not any("DataLoader" in line for line in said)  # one table, not Lightning's as well
     assert path.is_file()
     assert [place.name for place in tmp_path.iterdir()] == ["runs"]
 
@@ -246,6 +250,18 @@ def test_best_is_the_best_not_the_last(tmp_path, config) -> None:
     train.main(["test", f"--config={file}", "--ckpt_path=best"])
     assert result_of(tmp_path)["checkpoint"].endswith("best-step=2.ckpt")
     assert result_of(tmp_path)["meta_updates"] == 2
+
+
+def test_newest_is_by_time_not_by_name(copied_run, tmp_path) -> None:
+    tenth = tmp_path / "runs" / "small" / "version_10" / "checkpoints"
+    shutil.copytree(copied_run, tenth)
+    ninth = shutil.copytree(copied_run, tmp_path / "runs" / "small" / "version_9" / "checkpoints")
+    for path in ninth.iterdir():
+        os.utime(path, (1, 1))
+    assert find_checkpoint("last", None) == Path("runs/small/version_10/checkpoints/last.ckpt")
+    for path in [*tenth.iterdir(), *copied_run.iterdir()]:
+        os.utime(path, (0, 0))
+    assert find_checkpoint("last", None) == Path("runs/small/version_9/checkpoints/last.ckpt")
 
 
 @NEW_FOLDER

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 import train
 from datamodules import Sinusoid
 from lightning_maml import EvalResult, MetaLearner
+from lightning_maml.run.files import write_whole
 from lightning_maml.run.provenance import git_state, plain, settings, versions
 from lightning_maml.run.result_file import ResultFile, curve_facts, table, write_result
 from lightning_maml.task_curve import summarize
@@ -78,6 +80,20 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(tmp_path) -> None
     assert write(tmp_path).name == "test_result_5.json"
     assert (tmp_path / "test_result_4_tasks.csv").read_text() == "of somebody else"
     assert len(list(tmp_path.iterdir())) == 2 * 4 + 1
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_text("before")
+
+    def fail(file: IO[str]) -> None:
+        file.write("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, fail)
+    assert [place.name for place in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "before"
 
 
 def test_table_fits_a_terminal_and_says_what_diverged() -> None:
