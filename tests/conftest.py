@@ -1,0 +1,9 @@
+"""What all tests share."""
+
+import os
+
+import torch
+
+# The tensors here are tiny: threads cost more than they bring, and stall on a busy machine.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
