@@ -21,7 +21,9 @@ def naive_meta_gradient(
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
         mean = _mean_query_loss(model, loss, theta, episode, inner_lr, inner_steps, first_order)
     grads = torch.autograd.grad(mean, list(theta.values()), allow_unused=True)
-    zeros = (torch.zeros_like(p) if g is None else g for g, p in zip(grads, theta.values(), strict=True))
+    zeros = (
+        torch.zeros_like(p) if g is None else g for g, p in zip(grads, theta.values(), strict=True)
+    )
     return mean.detach(), dict(zip(theta, zeros, strict=True))
 
 
@@ -35,8 +37,7 @@ def _mean_query_loss(model, loss, theta, episode, inner_lr, inner_steps, first_o
                 support_loss, list(adapted.values()), create_graph=not first_order
             )
             adapted = {
-                name: p - inner_lr * g
-                for (name, p), g in zip(adapted.items(), grads, strict=True)
+                name: p - inner_lr * g for (name, p), g in zip(adapted.items(), grads, strict=True)
             }
         total = total + loss(functional_call(model, adapted, (query_x,)), query_y)
     return total / episode.tasks

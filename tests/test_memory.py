@@ -3,7 +3,6 @@
 import gc
 import weakref
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode

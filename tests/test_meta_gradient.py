@@ -63,7 +63,9 @@ def test_multi_step_loss_is_the_weighted_sum_of_losses_after_each_step() -> None
     assert relative_error(flat(total), gradient) < 1e-10
 
 
-def finite_difference_error(case: Case, steps: int, adapts: tuple[str, ...], learned: object) -> float:
+def finite_difference_error(
+    case: Case, steps: int, adapts: tuple[str, ...], learned: object
+) -> float:
     """Relative error of the directional derivative along a random direction of all parameters."""
     loop, episode = InnerLoop(steps, StepSizes(LR, learned)), case.episode()
     engine = case.engine(adapts=adapts)
@@ -131,7 +133,9 @@ def test_tasks_at_once_does_not_change_the_result(at_once: int, derivation: str)
     """A10: chunks of 1, 2, 3 (no divisor) or all of 8 tasks give the same meta-gradient."""
     case = CASES["conv4"]
     loop, episode = InnerLoop(2, StepSizes(LR, "per_tensor")), case.episode(tasks=8)
-    chunked = meta_gradient(case.engine(tasks_at_once=at_once, derivation=derivation), loop, episode)
+    chunked = meta_gradient(
+        case.engine(tasks_at_once=at_once, derivation=derivation), loop, episode
+    )
     together = meta_gradient(case.engine(), loop, episode)
     assert relative_error(flat(chunked), flat(together)) < 1e-6
     torch.testing.assert_close(chunked.report, together.report)
@@ -155,7 +159,10 @@ def test_an_inner_rule_with_state_goes_through_the_sweep() -> None:
         assert errors(case, loop) < 1e-8
         plain = InnerLoop(3, StepSizes(LR, learned), rule=SGD)
         there = meta_gradient(case.engine(), loop, case.episode())
-        assert relative_error(flat(there), flat(meta_gradient(case.engine(), plain, case.episode()))) > 1e-3
+        assert (
+            relative_error(flat(there), flat(meta_gradient(case.engine(), plain, case.episode())))
+            > 1e-3
+        )
 
 
 def test_a_rule_that_is_not_linear_in_the_gradient_goes_through_the_sweep() -> None:

@@ -144,7 +144,7 @@ def test_divergence_stops_training_before_it_reaches_the_weights(tmp_path: Path)
     saves = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
     run = trainer(tmp_path, max_steps=5, enable_checkpointing=True, callbacks=[saves])
     hard = scalar_task(float("nan"))
-    with pytest.raises(FloatingPointError, match="meta-update 3.*`inner_lr`, now 2.0"):
+    with pytest.raises(FloatingPointError, match=r"meta-update 3.*`inner_lr`, now 2.0"):
         run.fit(maml, loader(scalar_task(), scalar_task(), hard))
     assert torch.isfinite(maml.model.weight).all()
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]

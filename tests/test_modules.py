@@ -1,4 +1,4 @@
-"""Modules as users have them: tied, frozen, unused and buffered tensors, dropout, stock batch norm."""
+"""Modules as users have them: tied, frozen, unused and buffered tensors, dropout, batch norm."""
 
 import pytest
 import torch
@@ -104,7 +104,9 @@ def test_frozen_weights_are_constants() -> None:
     assert held == {id(model[2].weight), id(model[2].bias)}
 
     head = two_layers()[2]
-    features = [model[1](F.linear(x, frozen, model[0].bias)) for x in (episode.support_x, episode.query_x)]
+    features = [
+        model[1](F.linear(x, frozen, model[0].bias)) for x in (episode.support_x, episode.query_x)
+    ]
     beforehand = Episode(features[0], episode.support_y, features[1], episode.query_y)
     alone = MetaLearner(head, loss=F.mse_loss, inner_lr=0.1, inner_steps=2)
     alone.meta_loss(beforehand).backward()
@@ -198,7 +200,9 @@ class Counter(nn.Module):
 @pytest.mark.parametrize("make", [Counter, stock_conv_net])
 def test_episodes_leave_no_trace(make: object) -> None:
     """A13: the state is bit-identical after evaluation, and task B after A is B alone."""
-    maml = MetaLearner(make(), loss=F.mse_loss if make is Counter else F.cross_entropy, inner_lr=0.1)
+    maml = MetaLearner(
+        make(), loss=F.mse_loss if make is Counter else F.cross_entropy, inner_lr=0.1
+    )
     episode = regression(2) if make is Counter else images(2)
     before = {n: t.clone() for n, t in maml.state_dict().items()}
     a, b = (Episode(*(part[t : t + 1] for part in episode)) for t in (0, 1))
@@ -212,9 +216,7 @@ def test_episodes_leave_no_trace(make: object) -> None:
 
 def dropout_net() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(1, 16), nn.Dropout(0.5), nn.Tanh(), nn.Linear(16, 1)
-    ).double()
+    return nn.Sequential(nn.Linear(1, 16), nn.Dropout(0.5), nn.Tanh(), nn.Linear(16, 1)).double()
 
 
 def test_dropout_differs_between_tasks_in_training_and_not_in_evaluation() -> None:
@@ -225,7 +227,9 @@ def test_dropout_differs_between_tasks_in_training_and_not_in_evaluation() -> No
     losses = maml.engine.meta_gradient(maml.inner_loop, episode).report.query_loss
     assert losses[0] != losses[1]
     torch.manual_seed(5)
-    assert torch.equal(maml.engine.meta_gradient(maml.inner_loop, episode).report.query_loss, losses)
+    assert torch.equal(
+        maml.engine.meta_gradient(maml.inner_loop, episode).report.query_loss, losses
+    )
     curve = maml.evaluate(episode)
     # A batched product rounds its rows differently; one by one the two tasks are bit-equal.
     torch.testing.assert_close(curve.loss[:, 0], curve.loss[:, 1], rtol=1e-14, atol=0)
@@ -282,7 +286,9 @@ def test_label_dtypes() -> None:
     """A30: int32, uint8 and int64 labels give bit-equal losses."""
     maml, episode = MetaLearner(stock_conv_net(), loss=F.cross_entropy), images()
     losses = [
-        maml.meta_loss(episode._replace(support_y=episode.support_y.to(d), query_y=episode.query_y.to(d)))
+        maml.meta_loss(
+            episode._replace(support_y=episode.support_y.to(d), query_y=episode.query_y.to(d))
+        )
         for d in (torch.int32, torch.uint8, torch.int64)
     ]
     assert losses[0] == losses[1] == losses[2]

@@ -61,7 +61,7 @@ def test_plain_pytorch_call_gives_the_same_numbers() -> None:
 
 
 def test_meta_gradient_is_the_mean_over_tasks() -> None:
-    """A03: with a second task of query y = 0 it is 1, not the sum 2; doubled tasks change nothing."""
+    """A03: 1 with a second task of query y = 0, not the sum 2; doubled tasks change nothing."""
     two = Episode(*map(torch.cat, zip(scalar_task(), scalar_task(0.0), strict=True)))
     twice = Episode(*(torch.cat([part, part]) for part in two))
     for episode in (two, twice):
