@@ -55,14 +55,17 @@ class TrainingOrder(DistributedSampler[int]):
     """Batch numbers of one rank: step s of w ranks takes s * w + rank, so that the ranks together
     go through the tasks of a single process with w times the batch.
 
-    Goes on with the next epoch whenever it is iterated, or where `set_epoch` says. It is a
-    DistributedSampler only because Lightning replaces any other under DDP.
+    Goes on with the next epoch whenever it is iterated, or where `set_epoch` says; once resumed
+    it counts for itself, because Lightning counts the epoch of a checkpoint that was written at
+    the epoch's end twice. It is a DistributedSampler only because Lightning replaces any other
+    under DDP.
     """
 
     def __init__(self, batches: EpisodeBatches, rank: int = 0, ranks: int = 1) -> None:
         super().__init__(batches, num_replicas=ranks, rank=rank, shuffle=False)
         self.length = len(batches)
         self.taken = 0  # of epoch `self.epoch`; what is left of it comes next
+        self.resumed = False
 
     def __len__(self) -> int:
         return self.length
@@ -74,9 +77,15 @@ class TrainingOrder(DistributedSampler[int]):
             yield step * self.num_replicas + self.rank
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that comes next, from its beginning unless it was resumed in the middle."""
-        if epoch != self.epoch:
+        """The epoch that comes next, from its beginning."""
+        if not self.resumed and epoch != self.epoch:
             self.epoch, self.taken = epoch, 0
+
+    def resume(self, epoch: int, taken: int) -> None:
+        """Go on after `taken` batches of an epoch, with the next one if it was over."""
+        over = taken >= self.length
+        self.epoch, self.taken = epoch + over, 0 if over else taken
+        self.resumed = True
 
 
 class TrainingLoader(DataLoader[Episode]):
@@ -104,9 +113,7 @@ class TrainingLoader(DataLoader[Episode]):
         """Go on after the batches that `state` counts, with the next epoch if it was over."""
         order = self.sampler
         if isinstance(order, TrainingOrder):
-            over = state["taken"] >= len(order)
-            order.epoch = state["epoch"] + over
-            order.taken = 0 if over else state["taken"]
+            order.resume(state["epoch"], state["taken"])
             self._epoch, self._taken = order.epoch, order.taken
 
 

@@ -240,6 +240,20 @@ def test_a_resumed_run_goes_on_where_it_stopped(tmp_path: Any, stop: int, worker
     assert second.seen["train"] == list(range(4 * stop, 100))
 
 
+def test_a_checkpoint_of_an_epochs_end_is_resumed_with_the_very_next_task(tmp_path: Any) -> None:
+    """Lightning's default place to save, where it counts the finished epoch twice."""
+    first, second = Recorder(), Recorder()
+    options: dict[str, Any] = {
+        "callbacks": ModelCheckpoint(tmp_path, save_on_train_epoch_end=True, save_last=True),
+        "enable_checkpointing": True,
+    }
+    trainer(max_epochs=2, **options).fit(first, datamodule=Numbered())
+    last = str(tmp_path / "last.ckpt")
+    trainer(max_steps=25, **options).fit(second, datamodule=Numbered(), ckpt_path=last)
+    assert first.seen["train"] == list(range(80))
+    assert second.seen["train"] == list(range(80, 100))
+
+
 def test_a_plain_loop_can_stop_and_go_on() -> None:
     loader = Numbered().train_dataloader()
     iterator = iter(loader)
