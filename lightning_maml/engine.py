@@ -31,6 +31,7 @@ from lightning_maml.meta_gradient import (
     chunks,
     mean_over_tasks,
     over_tasks,
+    summed,
 )
 from lightning_maml.step_sizes import StepSizes
 
@@ -120,15 +121,10 @@ class Engine:
         result = self.meta_gradient(loop, episode, step_sizes)
         if not torch.is_grad_enabled():
             return result.loss, result
-        tensors = self.tensors()
-        inputs: list[Tensor] = []
-        grads: list[Tensor] = []
-        for part, known in zip(
-            (tensors.adapted, tensors.held, step_sizes), result.grads, strict=True
-        ):
-            inputs += part.values()
-            grads += (known[name] for name in part)
-        return with_gradient(result.loss, inputs, grads), result
+        parameters, grads = dict(self.model.named_parameters()), result.grads
+        inputs = [parameters[name] for name in (*grads.adapted, *grads.held)]
+        known = [g for part in grads for g in part.values()]
+        return with_gradient(result.loss, [*inputs, *step_sizes.values()], known), result
 
     def curve(
         self, loop: InnerLoop, episode: Episode, step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES
@@ -181,7 +177,7 @@ class Engine:
         ) -> MetaGradient:
             loss = task_loss(self.model, self.loss, frozen, buffers)
             per_task = partial(derive, loop, loss, replay=not compiled)
-            return over_tasks(per_task, at_once)(meta, chunk)
+            return summed(over_tasks(per_task, at_once)(meta, chunk))
 
         return torch.compile(program, fullgraph=True, dynamic=False) if compiled else program
 

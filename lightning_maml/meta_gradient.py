@@ -251,6 +251,12 @@ def chunks(episode: Episode, tasks_at_once: int) -> list[Episode]:
     ]
 
 
+def summed(per_tasks: MetaGradient) -> MetaGradient:
+    """The meta-losses and meta-gradients of a chunk, summed over its tasks; reports as they are."""
+    loss, grads = tree_map(lambda tensor: tensor.sum(dim=0), (per_tasks.loss, per_tasks.grads))
+    return MetaGradient(loss, grads, per_tasks.report)
+
+
 def mean_over_tasks(
     per_chunk: Callable[[MetaParams, Episode], MetaGradient],
     meta: MetaParams,
@@ -260,15 +266,14 @@ def mean_over_tasks(
     """Mean of the tasks' meta-losses and meta-gradients, taken in chunks of `tasks_at_once`.
 
     Eq. 1 sums over tasks; with the mean, the meta step size means the same for any number.
-    `per_chunk` gives the results of each of its tasks, see `over_tasks`.
+    `per_chunk` gives the sums over its tasks.
     """
     total: Any = None
     reports = []
     for chunk in chunks(episode, tasks_at_once):
         loss, grads, report = per_chunk(meta, chunk)
-        part = tree_map(lambda tensor: tensor.sum(dim=0), (loss, grads))
+        part = (loss, grads)
         total = part if total is None else tree_map(torch.add, total, part)
         reports.append(report)
     loss, grads = tree_map(lambda tensor: tensor / episode.tasks, total)
-    joined = TaskReport(*(torch.cat(part) for part in zip(*reports, strict=True)))
-    return MetaGradient(loss, grads, joined)
+    return MetaGradient(loss, grads, TaskReport(*map(torch.cat, zip(*reports, strict=True))))
