@@ -6,22 +6,31 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_maml.random_state import random_state
+from lightning_maml.functional_model import call_without_trace
+from lightning_maml.random_state import random_state, set_random_state
 
 log = logging.getLogger(__name__)
 
 
-def resolve_compile(setting: bool | Literal["auto"], device: torch.device) -> bool:
-    """Whether to compile; ``"auto"`` compiles where a compiler is at hand.
+def resolve_compile(setting: bool | Literal["auto"], model: nn.Module, x: Tensor) -> bool:
+    """Whether to compile; ``"auto"`` compiles where a compiler is at hand and the model allows it.
 
-    Says in one line which path runs, and why if it is the eager one.
+    "auto" says in one line which path runs, and why if it is the eager one. `x` is an example
+    batch, ``[examples, ...]``.
+
+    Raises:
+        ValueError: if `setting` is true and the model draws random numbers.
     """
-    if setting != "auto":
-        return bool(setting)
+    if not setting:
+        return False
+    if setting is True:
+        refuse_random_numbers(model, x)
+        return True
     try:
-        torch.compile(_trial)(torch.ones(8, device=device))
+        refuse_random_numbers(model, x)
+        torch.compile(_trial)(torch.ones(8, device=x.device))
     except Exception as error:  # no C++ compiler, no Triton, an unsupported Python: many types
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         log.info("Meta-gradient: eager; torch.compile does not work here (%s).", reason)
         return False
     log.info("Meta-gradient: compiled; the first meta-update takes longer.")
@@ -42,8 +51,9 @@ def refuse_random_numbers(model: nn.Module, x: Tensor) -> None:
         ValueError: naming the option and the modules.
     """
     before = random_state(x.device)
-    model(x)
+    call_without_trace(model, x)
     after = random_state(x.device)
+    set_random_state(before, x.device)
     if all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
         return
     names = [name for name, module in model.named_modules() if "Dropout" in type(module).__name__]

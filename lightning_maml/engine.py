@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from lightning_maml.autograd_bridge import with_gradient
-from lightning_maml.compiling import refuse_random_numbers, resolve_compile
+from lightning_maml.compiling import resolve_compile
 from lightning_maml.episode import Episode, check_episode
 from lightning_maml.functional_model import (
     ModuleTensors,
+    call_without_trace,
+    errors_explained,
     eval_mode,
     module_tensors,
     second_derivatives,
     task_loss,
-    vmap_errors_explained,
 )
 from lightning_maml.inner_loop import InnerLoop, MetaParams, Params, adapt
 from lightning_maml.losses import Loss
@@ -73,6 +74,7 @@ class Engine:
     derivation: Literal["sweep", "unrolled"] = "sweep"
     compile: bool | Literal["auto"] = False
     _programs: dict[Any, Callable[..., MetaGradient]] = field(default_factory=dict, repr=False)
+    _trainable: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.tasks_at_once is not None and self.tasks_at_once < 1:
@@ -83,16 +85,30 @@ class Engine:
             )
         if self.compile not in (True, False, "auto"):
             raise ValueError(f'`compile` must be true, false or "auto", got {self.compile!r}.')
-        self.tensors()
+        if isinstance(self.loss, nn.Module) and any(self.loss.parameters()):
+            raise ValueError(
+                f"`loss` must have no parameters, got {type(self.loss).__name__} with some: they "
+                "would not be learned. Make them part of `model`."
+            )
+        tensors = self.tensors()
+        object.__setattr__(self, "_trainable", frozenset({**tensors.adapted, **tensors.held}))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy must not run the programs of the original's module.
+        return {**self.__dict__, "_programs": {}}
 
     def tensors(self) -> ModuleTensors:
         """The module's tensors as they are now."""
         return module_tensors(self.model, self.adapts)
 
+    def _evaluated_tensors(self) -> ModuleTensors:
+        """The same for evaluation, where a module that was frozen after training still adapts."""
+        return module_tensors(self.model, self.adapts, self._trainable)
+
     def output_size(self, x: Tensor) -> int:
-        """Size of the last axis of what the module returns for ``x [examples, ...]``."""
-        with second_derivatives(), eval_mode(self.model):
-            return int(self.model(x).shape[-1])
+        """Number of outputs: second axis of what the module makes of ``x [examples, ...]``."""
+        with torch.no_grad(), eval_mode(self.model):
+            return int(call_without_trace(self.model, x).shape[1])
 
     def meta_gradient(
         self, loop: InnerLoop, episode: Episode, step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES
@@ -103,7 +119,7 @@ class Engine:
         if key not in self._programs:
             self._programs[key] = self._program(loop, at_once, episode.support_x[0])
         program = self._programs[key]
-        with second_derivatives(), vmap_errors_explained(at_once):
+        with second_derivatives(self.model), errors_explained(at_once, self.derivation):
             return mean_over_tasks(
                 lambda meta, chunk: program(tensors.frozen, tensors.buffers, meta, chunk),
                 _detached(tensors, step_sizes),
@@ -130,7 +146,7 @@ class Engine:
         self, loop: InnerLoop, episode: Episode, step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES
     ) -> Curve:
         """Query loss and output after 0 .. `loop.steps` inner steps, in eval mode."""
-        tensors, at_once = self.tensors(), self._at_once(episode)
+        tensors, at_once = self._evaluated_tensors(), self._at_once(episode)
         loss = task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)
 
         def per_task(meta: MetaParams, task: Episode) -> tuple[Tensor, Tensor]:
@@ -142,7 +158,11 @@ class Engine:
             return torch.stack(losses), torch.stack(outputs)
 
         per_chunk, meta = over_tasks(per_task, at_once), _detached(tensors, step_sizes)
-        with second_derivatives(), eval_mode(self.model), vmap_errors_explained(at_once):
+        with (
+            second_derivatives(self.model),
+            eval_mode(self.model),
+            errors_explained(at_once, self.derivation),
+        ):
             parts = [per_chunk(meta, chunk) for chunk in chunks(episode, at_once)]
         losses, outputs = (torch.cat(part).transpose(0, 1) for part in zip(*parts, strict=True))
         return Curve(losses, outputs)
@@ -155,21 +175,19 @@ class Engine:
         step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES,
     ) -> Params:
         """All parameters of the module, by name, after the inner loop on one task; eval mode."""
-        tensors = self.tensors()
+        tensors = self._evaluated_tensors()
         loss = task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)
         meta = _detached(tensors, step_sizes)
         task = Episode(support_x, support_y, support_x, support_y)
-        with second_derivatives(), eval_mode(self.model):
+        with second_derivatives(self.model), eval_mode(self.model):
             *_, theta = adapt(loop, loss, meta, task)
-        return {n: theta.get(n, p.detach()) for n, p in self.model.named_parameters()}
+        return {n: theta.get(n, p).detach().clone() for n, p in self.model.named_parameters()}
 
     def _at_once(self, episode: Episode) -> int:
         return min(self.tasks_at_once or episode.tasks, episode.tasks)
 
     def _program(self, loop: InnerLoop, at_once: int, x: Tensor) -> Callable[..., MetaGradient]:
-        compiled = resolve_compile(self.compile, x.device)
-        if compiled:
-            refuse_random_numbers(self.model, x)
+        compiled = resolve_compile(self.compile, self.model, x)
         derive = DERIVATIONS[self.derivation]
 
         def program(
@@ -205,6 +223,7 @@ def maml_loss(
 
     Args:
         model: any module; see `Engine` for frozen parameters, buffers, and the other arguments.
+            Stock batch norm must be converted: `lightning_maml.models.with_episode_statistics`.
         loss: ``(output, target) -> scalar`` of one task.
         episode: the tasks, see `Episode`.
         inner_lr: alpha.
@@ -214,7 +233,7 @@ def maml_loss(
         tasks_at_once: tasks batched at a time.
 
     Raises:
-        ValueError: naming the argument that is out of range.
+        ValueError: naming the argument that is out of range, or a layer to be converted.
 
     >>> import torch
     >>> model = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
@@ -226,6 +245,12 @@ def maml_loss(
     >>> loss.item(), model.weight.grad.item()
     (1.0, -2.0)
     """
+    for name, module in model.named_modules():
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            raise ValueError(
+                f"`model` must not keep running statistics, got {name!r}, a "
+                f"{type(module).__name__}; give `with_episode_statistics(model)`, a converted copy."
+            )
     engine = Engine(model, loss, adapts, tasks_at_once)
     loop = InnerLoop(inner_steps, StepSizes(inner_lr), first_order)
     return engine.meta_loss(loop, check_episode(episode))[0]

@@ -10,7 +10,11 @@ from lightning_maml.episode import Episode
 
 def task_digests(episode: Episode) -> Tensor:
     """A 64-bit hash of each task's shapes, dtypes and values. Shape: ``[tasks]``, int64."""
-    tensors = [tensor.detach().cpu().contiguous() for tensor in episode]
+    # float32 whatever the precision of the run.
+    tensors = [
+        (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for tensor in episode
+    ]
     digests = []
     for task in range(episode.tasks):
         digest = hashlib.blake2b(digest_size=8)

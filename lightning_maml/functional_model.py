@@ -1,6 +1,6 @@
 """A module as a pure function of its tensors, and what torch.func needs around it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -31,11 +31,14 @@ class ModuleTensors:
     buffers: Params
 
 
-def module_tensors(model: nn.Module, adapts: Sequence[str]) -> ModuleTensors:
+def module_tensors(
+    model: nn.Module, adapts: Sequence[str], also_trainable: Collection[str] = ()
+) -> ModuleTensors:
     """Sort a module's tensors; names are those that `model.named_parameters()` gives.
 
     A trainable parameter is adapted if one of the patterns `adapts` (`fnmatch`) matches its name,
-    or another name of it where two layers share it.
+    or another name of it where two layers share it. Those named in `also_trainable` count as
+    trainable whatever `requires_grad` says.
 
     Raises:
         ValueError: if a pattern matches no trainable parameter; the message lists them.
@@ -43,7 +46,8 @@ def module_tensors(model: nn.Module, adapts: Sequence[str]) -> ModuleTensors:
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
-    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    parameters = dict(model.named_parameters())
+    trainable = {n: p for n, p in parameters.items() if p.requires_grad or n in also_trainable}
     matched = {
         pattern: {
             name
@@ -64,9 +68,16 @@ def module_tensors(model: nn.Module, adapts: Sequence[str]) -> ModuleTensors:
     return ModuleTensors(
         adapted={n: p for n, p in trainable.items() if n in adapted},
         held={n: p for n, p in trainable.items() if n not in adapted},
-        frozen={n: p for n, p in model.named_parameters() if not p.requires_grad},
+        frozen={n: p for n, p in parameters.items() if n not in trainable},
         buffers=dict(model.named_buffers()),
     )
+
+
+def call_without_trace(model: nn.Module, x: Tensor) -> Tensor:
+    """``model(x)``, but what `forward` writes to a buffer does not outlive the call."""
+    scratch = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    output: Tensor = functional_call(model, scratch, (x,))
+    return output
 
 
 def task_loss(model: nn.Module, loss: Loss, frozen: Params, buffers: Params) -> TaskLoss:
@@ -78,19 +89,28 @@ def task_loss(model: nn.Module, loss: Loss, frozen: Params, buffers: Params) -> 
     def call(adapted: Params, held: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         scratch = {name: buffer.clone() for name, buffer in buffers.items()}
         output = functional_call(model, {**adapted, **held, **frozen, **scratch}, (x,))
+        if not isinstance(output, Tensor):
+            raise ValueError(f"`model` must return one tensor, got {type(output).__name__}.")
         return loss(output, y), output
 
     return call
 
 
 @contextmanager
-def second_derivatives() -> Iterator[None]:
+def second_derivatives(model: nn.Module) -> Iterator[None]:
     """No autograd graph around, and only kernels that can be differentiated twice.
 
-    The fused kernels of attention have no second derivative.
+    The fused kernels of attention have no second derivative, and a CPU's fused LSTM has none in
+    forward mode.
     """
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        yield
+    fused = torch.backends.mkldnn.enabled
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mkldnn.enabled = fused  # type: ignore[assignment]
 
 
 @contextmanager
@@ -105,15 +125,23 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+NOT_BATCHED = ("vmap", "Batching rule", "doesn't match the broadcast shape")
+NO_FORWARD_MODE = ("forward AD", "forward-mode", "jvp")
+
+
 @contextmanager
-def vmap_errors_explained(tasks_at_once: int) -> Iterator[None]:
-    """Turn an error of `vmap` into one that says what a user can do about it."""
+def errors_explained(tasks_at_once: int, derivation: str) -> Iterator[None]:
+    """Turn torch's errors about operators into ones that say what a user can do about them."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:
-        if tasks_at_once == 1 or "vmap" not in str(error).partition("\n")[0]:
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        said = str(error).partition("\n")[0]
+        if derivation == "sweep" and any(words in said for words in NO_FORWARD_MODE):
+            advice = "has an operator without forward-mode derivative; set `derivation` to "
+            advice += f'"unrolled" (got "{derivation}")'
+        elif tasks_at_once > 1 and any(words in said for words in NOT_BATCHED):
+            advice = "cannot be batched over tasks; set `tasks_at_once` to 1 to run the tasks one "
+            advice += f"by one (got {tasks_at_once})"
+        else:
             raise
-        raise RuntimeError(
-            "the model or the loss cannot be batched over tasks; set `tasks_at_once` to 1 to "
-            f"run the tasks one by one (got {tasks_at_once}). torch said: {error}"
-        ) from error
+        raise RuntimeError(f"The model or the loss {advice}. torch said: {said}") from error

@@ -44,13 +44,13 @@ class InnerRule:
     Attributes:
         init: theta -> the rule's state (a tuple of parameter dictionaries, possibly empty).
         update: ``(theta, gradients, state, step_size of a name) -> (theta', state')``.
-        linear: whether theta' is linear in the gradients, state aside: then their values
-            need not be kept unless step sizes are learned.
+        linear: whether theta' is linear in the gradients, so that their values need not be kept
+            unless step sizes are learned. True of a rule that is not gives a wrong gradient.
     """
 
     init: Callable[[Params], State]
     update: Callable[[Params, Params, State, Callable[[str], Tensor | float]], tuple[Params, State]]
-    linear: bool
+    linear: bool = False
 
 
 def _sgd_update(
@@ -59,7 +59,11 @@ def _sgd_update(
     return {name: p - step_size(name) * grads[name] for name, p in theta.items()}, state
 
 
-SGD = InnerRule(init=lambda theta: (), update=_sgd_update, linear=True)
+def _no_state(theta: Params) -> State:
+    return ()
+
+
+SGD = InnerRule(init=_no_state, update=_sgd_update, linear=True)
 """theta' = theta - alpha * grad (Alg. 1, line 6)."""
 
 RULES: dict[str, InnerRule] = {"sgd": SGD}

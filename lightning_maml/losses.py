@@ -45,10 +45,11 @@ def cross_entropy_n_way(logits: Tensor, labels: Tensor) -> Tensor:
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of examples whose largest logit is the label's; a non-finite prediction is wrong.
 
-    Shapes: ``[examples, n_way]`` and ``[examples]`` -> scalar.
+    Shapes: ``[examples, n_way, ...]`` and ``[examples, ...]`` -> scalar, float32 whatever the
+    precision of the logits.
     """
-    correct = (logits.argmax(dim=-1) == labels) & torch.isfinite(logits).all(dim=-1)
-    return correct.to(logits.dtype).mean()
+    correct = (logits.argmax(dim=1) == labels) & torch.isfinite(logits).all(dim=1)
+    return correct.float().mean()
 
 
 LOSSES: dict[str, Loss] = {
@@ -72,7 +73,7 @@ def by_name(value: str | Loss | None, table: dict[str, Loss], argument: str) -> 
     module, _, name = str(value).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
+    except (ImportError, AttributeError, ValueError, TypeError):
         found = None
     if not callable(found):
         raise ValueError(
@@ -114,15 +115,11 @@ def metric_for(loss: Loss, metric: str | Loss | None) -> tuple[str, Loss]:
 
 
 def check_labels(labels: Tensor, n_way: int, argument: str) -> None:
-    """Check class numbers of shape ``[tasks, examples]`` against the model's number of outputs.
-
-    Class probabilities, ``[tasks, examples, n_way]``, pass.
+    """Check class numbers of shape ``[tasks, examples, ...]`` against the model's outputs.
 
     Raises:
         ValueError: naming `argument`, if the labels are not integers or out of range.
     """
-    if labels.ndim > 2 and labels.is_floating_point():
-        return
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(
             f"`{argument}` must hold integer class numbers for this loss, got {labels.dtype}."

@@ -95,7 +95,7 @@ class MetaLearner(LightningModule):
         compile: bool | Literal["auto"] = False,
     ) -> None:
         super().__init__()
-        loss, metric = as_import_path(loss), as_import_path(metric)
+        loss, metric, inner_lr = as_import_path(loss), as_import_path(metric), float(inner_lr)
         self.save_hyperparameters(ignore=_not_plain([model, loss, metric, optimizer, scheduler]))
         self.automatic_optimization = False
         self.model = with_episode_statistics(model)
@@ -169,6 +169,11 @@ class MetaLearner(LightningModule):
     def configure_optimizers(self) -> Any:
         """One optimizer over model and learned step sizes, and its scheduler."""
         return self.meta_update.configure([p for p in self.parameters() if p.requires_grad])
+
+    def on_train_start(self) -> None:
+        """Start the first meta-update from nothing, whatever an earlier `fit` left behind."""
+        self._batches_since_update = 0
+        self.zero_grad()
 
     def training_step(self, episode: Episode, batch_idx: int) -> None:
         """One batch of tasks; every `accumulate_batches` of them, one meta-update."""

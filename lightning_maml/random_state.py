@@ -5,15 +5,15 @@ from torch import Tensor
 
 
 def random_state(device: torch.device) -> list[Tensor]:
-    """State of the CPU's default generator and, on CUDA, of the device's."""
+    """States of the CPU's default generator and, on an accelerator, of the current device's."""
     states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state())
     return states
 
 
 def set_random_state(states: list[Tensor], device: torch.device) -> None:
     """Put back what `random_state` returned."""
     torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1])

@@ -47,6 +47,10 @@ class StepSizes:
         """
         if self.learned is None:
             return {}
+        if self.learned == "per_tensor_and_step" and inner_steps == 0:
+            raise ValueError(
+                "`inner_steps` must be at least 1 where `learn_inner_lr` is per step, got 0."
+            )
         if self.learned == "one":
             return {"all": self._like(next(iter(adapted.values())), ())}
         shapes = {

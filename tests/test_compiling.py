@@ -73,9 +73,17 @@ def test_dropout_is_refused_by_name() -> None:
         maml.meta_loss(regression())
 
 
+def test_auto_runs_dropout_eagerly(caplog: pytest.LogCaptureFixture) -> None:
+    maml = MetaLearner(dropout_net(), loss=F.mse_loss, compile="auto")
+    with caplog.at_level(logging.INFO, logger="lightning_maml"):
+        maml.meta_loss(regression()).backward()
+    assert "eager" in caplog.text
+    assert "random numbers" in caplog.text
+
+
 def test_auto_says_in_one_line_which_path_runs(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="lightning_maml"):
-        compiled = resolve_compile("auto", torch.device("cpu"))
+        compiled = resolve_compile("auto", MLP(), torch.zeros(1, 1))
     (record,) = caplog.records
     assert ("compiled" if compiled else "eager") in record.message
 

@@ -1,11 +1,15 @@
 """Modules as users have them: tied, frozen, unused and buffered tensors, dropout, batch norm."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_maml import Episode, MetaLearner
+from lightning_maml import Episode, MetaLearner, maml_loss
+from lightning_maml.models import with_episode_statistics
 from tests.cases import CASES
 from tests.naive_maml import naive_meta_gradient
 from tests.test_scalar_case import number
@@ -334,3 +338,112 @@ def test_a_model_that_cannot_be_batched_says_what_to_do() -> None:
     with pytest.raises(RuntimeError, match="set `tasks_at_once` to 1"):
         maml.meta_loss(regression())
     MetaLearner(Looks(), loss=F.mse_loss, tasks_at_once=1).meta_loss(regression()).backward()
+
+
+def test_an_lstm_in_float32_trains_with_the_sweep() -> None:
+    """The CPU's fused LSTM has no forward-mode derivative; the engine avoids it."""
+    gradients = []
+    for derivation in ("sweep", "unrolled"):
+        case = CASES["lstm"]
+        maml = MetaLearner(
+            case.model().float(), loss=F.mse_loss, tasks_at_once=1, derivation=derivation
+        )
+        maml.meta_loss(Episode(*(part.float() for part in case.episode()))).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in maml.model.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)
+
+
+def test_an_operator_without_forward_mode_says_what_to_do() -> None:
+    maml = MetaLearner(two_layers(), loss=F.huber_loss)
+    with pytest.raises(RuntimeError, match='set `derivation` to "unrolled"'):
+        maml.meta_loss(regression(width=3))
+    MetaLearner(two_layers(), loss=F.huber_loss, derivation="unrolled").meta_loss(
+        regression(width=3)
+    )
+
+
+def test_views_of_images_work_one_task_at_a_time() -> None:
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 3, 3), nn.Linear(3 * 36, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            return self.head(x.view(x.size(0), -1))
+
+    MetaLearner(Views().double(), loss=F.cross_entropy, tasks_at_once=1).meta_loss(images())
+
+
+def test_a_counter_with_a_classification_loss_is_left_alone() -> None:
+    """A13: finding out the number of outputs leaves no trace either."""
+
+    class Classes(Counter):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return torch.cat([y, -y], dim=-1)
+
+    model = Classes()
+    labels = torch.arange(6).remainder(2).expand(4, -1)
+    episode = regression()._replace(support_y=labels[:, :5], query_y=labels)
+    MetaLearner(model, loss=F.cross_entropy).evaluate(episode)
+    assert model.calls == 0
+
+
+def test_adapt_returns_tensors_of_its_own() -> None:
+    maml, episode = MetaLearner(two_layers(), loss=F.mse_loss, adapts=("2.*",)), regression(width=3)
+    for steps in (0, 1):
+        theta = maml.adapt(episode.support_x[0], episode.support_y[0], steps)
+        before = maml.model[0].weight.clone(), maml.model[2].weight.clone()
+        for tensor in theta.values():
+            tensor.add_(1)
+        assert torch.equal(maml.model[0].weight, before[0])
+        assert torch.equal(maml.model[2].weight, before[1])
+
+
+def test_a_learner_that_was_frozen_after_training_still_adapts() -> None:
+    maml, episode = MetaLearner(two_layers(), loss=F.mse_loss, inner_lr=0.1), regression(width=3)
+    before = maml.evaluate(episode)
+    maml.freeze()
+    assert torch.equal(maml.evaluate(episode).loss, before.loss)
+    theta = maml.adapt(episode.support_x[0], episode.support_y[0])
+    assert not torch.equal(theta["0.weight"], maml.model[0].weight)
+
+
+def test_a_copy_runs_its_own_module() -> None:
+    maml, episode = MetaLearner(two_layers(), loss=F.mse_loss), regression(width=3)
+    first = maml.meta_loss(episode)
+    other = copy.deepcopy(maml)
+    with torch.no_grad():
+        maml.model[0].weight.zero_()
+    assert torch.equal(other.meta_loss(episode), first)
+    assert isinstance(pickle.dumps(maml), bytes)
+
+
+def test_a_loss_with_parameters_and_a_model_of_many_outputs_are_refused() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, output: Tensor, target: Tensor) -> Tensor:
+            return self.scale * F.mse_loss(output, target)
+
+    with pytest.raises(ValueError, match="`loss` must have no parameters, got Scaled"):
+        MetaLearner(two_layers(), loss=Scaled())
+
+    class Pair(nn.Linear):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            return super().forward(x), x
+
+    with pytest.raises(ValueError, match="`model` must return one tensor, got tuple"):
+        MetaLearner(Pair(1, 1).double(), loss=F.mse_loss).meta_loss(regression())
+
+
+def test_the_plain_call_refuses_stock_batch_norm_by_name() -> None:
+    """A11: naming the submodule and the change to make."""
+    settings = {"inner_lr": 0.1, "tasks_at_once": 1}
+    with pytest.raises(ValueError, match=r"'1', a BatchNorm2d; give `with_episode_statistics"):
+        maml_loss(stock_conv_net(), F.cross_entropy, images(), **settings)
+    converted = with_episode_statistics(stock_conv_net())
+    maml_loss(converted, F.cross_entropy, images(), **settings).backward()

@@ -44,7 +44,10 @@ def batch_statistics_norm(
     if weight is None and bias is not None:
         # torch's reverse-over-reverse derivative fails for an offset without a scale.
         weight = torch.ones_like(bias)
-    return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+    with torch.autocast(x.device.type, enabled=False):  # statistics in full precision
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        weight, bias = (t if t is None else t.to(wide.dtype) for t in (weight, bias))
+        return F.batch_norm(wide, None, None, weight, bias, training=True, eps=eps).to(x.dtype)
 
 
 class EpisodeBatchNorm(nn.Module):
