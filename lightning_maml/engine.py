@@ -7,6 +7,7 @@ LightningModule share.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -36,6 +37,7 @@ from lightning_maml.meta_gradient import (
 )
 from lightning_maml.step_sizes import StepSizes
 
+_numbers = count()
 NO_STEP_SIZES: Mapping[str, Tensor] = {}
 
 
@@ -197,7 +199,11 @@ class Engine:
             per_task = partial(derive, loop, loss, replay=not compiled)
             return summed(over_tasks(per_task, at_once)(meta, chunk))
 
-        return torch.compile(program, fullgraph=True, dynamic=False) if compiled else program
+        if not compiled:
+            return program
+        # torch counts recompilations by code object: with its own, each program starts at zero.
+        program.__code__ = program.__code__.replace(co_name=f"program_{next(_numbers)}")
+        return torch.compile(program, fullgraph=True, dynamic=False)
 
 
 def _detached(tensors: ModuleTensors, step_sizes: Mapping[str, Tensor]) -> MetaParams:

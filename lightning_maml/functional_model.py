@@ -110,7 +110,7 @@ def second_derivatives(model: nn.Module) -> Iterator[None]:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.backends.mkldnn.enabled = fused  # type: ignore[assignment]
+        torch.backends.mkldnn.enabled = fused
 
 
 @contextmanager

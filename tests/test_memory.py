@@ -42,14 +42,14 @@ class PeakBytes(TorchDispatchMode):
         self.now -= size
 
 
-def peak(derivation: str, steps: int) -> int:
+def peak(derivation: str, steps: int, tasks: int = 1, tasks_at_once: int = 1) -> int:
     torch.manual_seed(0)
     maml = MetaLearner(
         Conv4(3, 1, 4, 16, "max_pool", "flatten"), loss=F.cross_entropy, inner_steps=steps,
-        derivation=derivation, tasks_at_once=1,
+        derivation=derivation, tasks_at_once=tasks_at_once,
     )  # fmt: skip
-    x = torch.rand(1, 12, 1, 16, 16)
-    y = torch.arange(12).remainder(3).expand(1, -1)
+    x = torch.rand(tasks, 12, 1, 16, 16)
+    y = torch.arange(12).remainder(3).expand(tasks, -1)
     episode = Episode(x[:, :6], y[:, :6], x[:, 6:], y[:, 6:])
     maml.meta_loss(episode)
     gc.collect()
@@ -62,3 +62,24 @@ def test_memory_is_flat_in_the_number_of_inner_steps() -> None:
     """At most 1.15 times from 2 to 20 steps; unrolled grows, so the measure can tell."""
     assert peak("sweep", 20) <= 1.15 * peak("sweep", 2)
     assert peak("unrolled", 20) > 3 * peak("unrolled", 2)
+
+
+def test_memory_falls_with_the_number_of_tasks_at_once() -> None:
+    """A10: what chunks are for."""
+    together, two, one = (peak("sweep", 1, tasks=8, tasks_at_once=n) for n in (8, 2, 1))
+    assert one < 0.7 * two < 0.3 * together
+
+
+def test_evaluation_keeps_nothing_alive() -> None:
+    """A16: after 20 batches as many tensors with a graph are alive as after two: none."""
+    maml = MetaLearner(Conv4(3, 1, 4, 16), loss=F.cross_entropy)
+    x, y = torch.rand(2, 12, 1, 16, 16), torch.arange(12).remainder(3).expand(2, -1)
+    alive = []
+    for batch in range(20):
+        maml.curve.update(maml.evaluate(Episode(x, y, x, y)), torch.arange(2))
+        if batch in (1, 19):
+            gc.collect()
+            # `isinstance` would wake lazy objects that other libraries keep.
+            tensors = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor)]
+            alive.append(sum(t.grad_fn is not None for t in tensors))
+    assert alive == [0, 0]

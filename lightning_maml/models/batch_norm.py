@@ -42,8 +42,9 @@ def batch_statistics_norm(
             "or use a norm that looks at one example only (GroupNorm, LayerNorm)."
         )
     if weight is None and bias is not None:
-        # torch's reverse-over-reverse derivative fails for an offset without a scale.
-        weight = torch.ones_like(bias)
+        # torch's reverse-over-reverse derivative fails for an offset without a scale, and
+        # forward-over-reverse, compiled, for a scale without a tangent.
+        weight = 1 + 0 * bias
     with torch.autocast(x.device.type, enabled=False):  # statistics in full precision
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         weight, bias = (t if t is None else t.to(wide.dtype) for t in (weight, bias))
