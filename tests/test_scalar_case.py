@@ -105,3 +105,19 @@ def test_gradients_add_up_over_backward_calls_and_scale_with_the_loss() -> None:
     maml.meta_loss(scalar_task()).backward()
     (3 * maml.meta_loss(scalar_task())).backward()
     torch.testing.assert_close(maml.model.weight.grad.squeeze(), number(-8.0), **EXACT)
+
+
+def test_step_sizes_per_step_act_in_their_order() -> None:
+    """A step multiplies w by 1 - 2 alpha: 2 -> 1.6 -> 0.64 with 0.1 and 0.3, whose last stays."""
+    maml = learner(inner_steps=2, learn_inner_lr="per_tensor_and_step")
+    with torch.no_grad():
+        maml.inner_lrs["weight"].copy_(torch.tensor([0.1, 0.3]))
+    one = torch.ones(1, 1).double()
+    for steps, w in enumerate((2.0, 1.6, 0.64, 0.256)):
+        theta = maml.adapt(one, 0 * one, inner_steps=steps)
+        torch.testing.assert_close(theta["weight"].squeeze(), number(w), rtol=1e-6, atol=0)
+    maml.meta_loss(scalar_task()).backward()
+    # L = (2 w'' - 3)^2 with w'' = 2 (1 - 2 a0) (1 - 2 a1): dL/da0 = 4 (2 w'' - 3) -4 (1 - 2 a1)
+    outer = 4 * (2 * 0.64 - 3)
+    expected = torch.tensor([outer * -4 * 0.4, outer * -4 * 0.8], dtype=torch.float64)
+    torch.testing.assert_close(maml.inner_lrs["weight"].grad, expected, rtol=1e-6, atol=0)
