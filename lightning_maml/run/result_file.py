@@ -95,7 +95,7 @@ def table(facts: dict[str, Any], summary: CurveSummary, path: Path | None) -> st
 
 
 def _short(value: float, sign: str = "") -> str:
-    return f"{sign}{value:.4f}" if abs(value) < 1e4 else f"{sign}{value:.3g}"
+    return f"{sign}{value:.4f}" if abs(value) < 1e3 else f"{sign}{value:.3g}"
 
 
 def _write_tasks(file: IO[str], result: EvalResult, digests: Tensor) -> None:
