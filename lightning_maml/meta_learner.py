@@ -42,8 +42,9 @@ class MetaLearner(LightningModule):
     ``<stage>/<metric>_step<k>`` and ``<stage>/diverged``.
 
     Args:
-        model: any module. Stock batch norm is converted, in a copy, to the episode's own
-            statistics (models/batch_norm.py). Frozen parameters stay as they are.
+        model: any module that returns one tensor. Stock batch norm is converted, in a copy, to the
+            episode's own statistics (models/batch_norm.py); layers frozen by now keep their running
+            ones. Frozen parameters stay as they are.
         loss: ``(output, target) -> scalar`` of one task: a function, its import path, or one of
             "mse", "cross_entropy", "cross_entropy_n_way" (losses.py).
         metric: likewise, or "accuracy"; ``None``: accuracy for the known losses of class numbers,
