@@ -191,7 +191,9 @@ class MetaLearner(LightningModule):
 
     def validation_step(self, episode: Episode, batch_idx: int) -> None:
         """Adapt to each task and collect the curves over inner steps."""
-        self.curve.update(self.evaluate(episode), torch.zeros(episode.tasks, dtype=torch.int64))
+        result = self.evaluate(episode)
+        nameless = torch.zeros_like(result.loss[0], dtype=torch.int64)  # on the results' device
+        self.curve.update(result, nameless)
 
     def test_step(self, episode: Episode, batch_idx: int) -> None:
         """As in validation; the digests remember which tasks these were."""
