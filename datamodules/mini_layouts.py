@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from datamodules.array_pickle import load_arrays
 from datamodules.class_folders import ClassFiles, FolderImages, list_classes

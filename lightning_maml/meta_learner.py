@@ -27,8 +27,8 @@ from lightning_maml.losses import (
 from lightning_maml.meta_gradient import MetaGradient
 from lightning_maml.meta_update import MetaUpdate, OptimizerFactory, SchedulerFactory
 from lightning_maml.models.batch_norm import with_episode_statistics
-from lightning_maml.run.result_file import ResultFile
-from lightning_maml.run.trainer_checks import check_trainer
+from lightning_maml.run.callbacks import callbacks_for
+from lightning_maml.run.progress import TaskRate
 from lightning_maml.step_sizes import Learned, StepSizes
 from lightning_maml.task_curve import EvalResult, TaskCurve, summarize
 
@@ -36,10 +36,13 @@ from lightning_maml.task_curve import EvalResult, TaskCurve, summarize
 class MetaLearner(LightningModule):
     """Meta-learns the initial weights of any module for a few gradient steps (Alg. 1 and 2).
 
-    Batches are `Episode`s. `trainer.global_step` counts meta-updates. Validation and test log
-    ``<stage>/<metric>``, the mean over tasks after the last inner step (what checkpoints should
-    monitor; not finite if a task diverged), ``<stage>/<metric>_ci95``,
-    ``<stage>/<metric>_step<k>`` and ``<stage>/diverged``.
+    Batches are `Episode`s. `trainer.global_step` counts meta-updates and is the step of all logs.
+    Training logs, every `log_every_n_steps` of them and for the last batch of each, ``train/loss``
+    and ``train/<metric>`` of the query examples after adaptation, both before it with
+    ``_before``, ``train/support_loss_before``, ``train/meta_grad_norm``, ``train/meta_lr`` and
+    ``train/tasks_per_s``. Validation and test log ``<stage>/<metric>``, the mean over tasks after
+    the last inner step (what checkpoints should monitor; not finite if a task diverged),
+    ``<stage>/<metric>_ci95``, ``<stage>/<metric>_step<k>`` and ``<stage>/diverged``.
 
     Args:
         model: any module that returns one tensor. Stock batch norm is converted, in a copy, to the
@@ -117,8 +120,11 @@ class MetaLearner(LightningModule):
             accumulate_batches,
         )  # fmt: skip
         self._batches_since_update = 0
+        self._gathered: dict[str, Any] | None = None
         self._outputs: int | None = None
         self.curve = TaskCurve()
+        self._rate = TaskRate()
+        self.watched: dict[str, float] = {}
 
     # -- what other code calls ------------------------------------------------------------------
 
@@ -159,35 +165,61 @@ class MetaLearner(LightningModule):
         values = [self._per_task_metric(output, episode) for output in curve.output]
         return EvalResult(curve.loss, torch.stack(values))
 
+    def outputs(self, episode: Episode, inner_steps: int | None = None) -> Tensor:
+        """Outputs for the query examples after 0 .. `inner_steps` inner steps; eval mode.
+
+        Shape: ``[inner_steps + 1, tasks, query examples, ...]``.
+        """
+        loop = self._loop(inner_steps)
+        return self.engine.curve(loop, check_episode(episode), self._step_sizes()).output
+
     # -- Lightning ------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
-        """Refuse Trainer settings that cannot work here; write the result of `test` to a file."""
-        check_trainer(self.trainer)
-        present = any(isinstance(callback, ResultFile) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        return [] if present else [ResultFile()]
+        """Refuse Trainer settings that cannot work here; add what every run has (run/)."""
+        return callbacks_for(self.trainer)
 
     def configure_optimizers(self) -> Any:
         """One optimizer over model and learned step sizes, and its scheduler."""
         return self.meta_update.configure([p for p in self.parameters() if p.requires_grad])
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was gathered for a meta-update that is not complete."""
+        if self._batches_since_update:
+            grads = {n: p.grad for n, p in self.named_parameters() if p.grad is not None}
+            checkpoint["gathered"] = {"batches": self._batches_since_update, "grads": grads}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Have it ready for `on_train_start`."""
+        self._gathered = checkpoint.get("gathered")
+
     def on_train_start(self) -> None:
-        """Start the first meta-update from nothing, whatever an earlier `fit` left behind."""
-        self._batches_since_update = 0
+        """Start the first meta-update from nothing, or from what the checkpoint had gathered."""
         self.zero_grad()
+        resumed = self._gathered if self.trainer.ckpt_path is not None else None
+        self._gathered, self._batches_since_update = None, 0
+        if resumed is not None:
+            self._batches_since_update = resumed["batches"]
+            parameters = dict(self.named_parameters())
+            for name, grad in resumed["grads"].items():
+                parameters[name].grad = grad.to(parameters[name], copy=True)
+        self._rate.restart()
 
     def training_step(self, episode: Episode, batch_idx: int) -> None:
         """One batch of tasks; every `accumulate_batches` of them, one meta-update."""
+        updates = self._batches_since_update + 1 == self.meta_update.accumulate_batches
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        logs = updates and every and (self.global_step + 1) % every == 0
+        before = self.evaluate(episode, inner_steps=0) if logs else None
         loss, result = self._meta_loss(episode)
         self.manual_backward(loss / self.meta_update.accumulate_batches)
+        self._rate.add(episode.tasks * self.trainer.world_size)
         self._batches_since_update += 1
-        if self._batches_since_update < self.meta_update.accumulate_batches:
-            return
-        self._batches_since_update = 0
-        norm = self._update(loss)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and self.global_step % every == 0:
-            self._log_training(episode, result, norm)
+        if updates:
+            self._batches_since_update = 0
+            norm = self._update(loss)
+            if before is not None:
+                self._log_training(episode, before, result, norm)
 
     def validation_step(self, episode: Episode, batch_idx: int) -> None:
         """Adapt to each task and collect the curves over inner steps."""
@@ -201,12 +233,12 @@ class MetaLearner(LightningModule):
 
     def predict_step(self, episode: Episode, batch_idx: int) -> Tensor:
         """Outputs for the query examples after the inner loop: ``[tasks, examples, ...]``."""
-        loop = self._loop(None)
-        return self.engine.curve(loop, check_episode(episode), self._step_sizes()).output[-1]
+        return self.outputs(episode)[-1]
 
     def on_validation_epoch_start(self) -> None:
         """Forget the tasks of the last validation."""
         self.curve.reset()
+        self._rate.pause()
 
     def on_test_epoch_start(self) -> None:
         """Forget the tasks of the last test."""
@@ -215,6 +247,7 @@ class MetaLearner(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the curve over inner steps; step a scheduler that waits for the metric."""
         monitored = self._log_curve("val")
+        self._rate.go_on()
         fitting = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
         if fitting and isinstance(scheduler := self.lr_schedulers(), ReduceLROnPlateau):
             scheduler.step(monitored)
@@ -282,18 +315,30 @@ class MetaLearner(LightningModule):
             scheduler.step()
         return norm
 
-    def _log_training(self, episode: Episode, result: MetaGradient, norm: Tensor) -> None:
-        report = result.report
-        metric = self._per_task_metric(report.query_output, episode).mean()
+    def _log_training(
+        self, episode: Episode, before: EvalResult, result: MetaGradient, norm: Tensor
+    ) -> None:
+        name, report = self.metric_name, result.report
         values = {
-            f"train/{self.metric_name}": metric,
-            "train/support_loss_before": report.support_loss.mean(),
-            "train/meta_grad_norm": norm,
-            "train/meta_lr": self._optimizer().param_groups[0]["lr"],
-            "step": float(self.global_step),
+            "loss_before": before.loss.mean(),
+            "loss": result.loss,
+            f"{name}_before": before.metric.mean(),
+            name: self._per_task_metric(report.query_output, episode).mean(),
+            "support_loss_before": report.support_loss.mean(),
+            "meta_grad_norm": norm,
         }
-        self.log_dict({name: value for name, value in values.items() if name != "train/loss"})
-        self.log("train/loss", result.loss, prog_bar=True)
+        mean = self.trainer.strategy.reduce(
+            torch.stack([*values.values()]).float(), reduce_op="mean"
+        )
+        self.watched = dict(zip(values, mean.tolist(), strict=True))
+        self.watched["meta_lr"] = float(self._optimizer().param_groups[0]["lr"])
+        self.watched["tasks_per_s"] = self._rate.read()
+        logged = {f"train/{key}": value for key, value in self.watched.items()}
+        # Lightning would count batches, and log after a checkpoint of this update was written.
+        for logger in self.loggers:
+            logger.log_metrics(logged, step=self.global_step)
+        self.log("train/loss", logged.pop("train/loss"), prog_bar=True, logger=False)
+        self.log_dict(logged, logger=False)
 
     def _log_curve(self, stage: str) -> Tensor:
         """Log what was collected; returns the mean metric after the last inner step."""
@@ -304,9 +349,7 @@ class MetaLearner(LightningModule):
         values = {f"{name}_step{k}": mean for k, mean in enumerate(summary.mean)}
         values[f"{name}_ci95"] = summary.ci95[-1]
         values[f"{stage}/diverged"] = summary.diverged[-1].float()
-        if stage == "val":
-            values["step"] = float(self.global_step)
-        self.log_dict(values)
+        self.log_dict(values | {"step": float(self.global_step)})
         return summary.mean[-1]
 
 

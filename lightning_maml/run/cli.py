@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_maml.run.console import debugging, fail, readable_output, without_boilerplate
+from lightning_maml.run.folder import run_folder
 from lightning_maml.run.from_checkpoint import (
     RUNS,
     check_model,
@@ -29,6 +30,9 @@ from lightning_maml.run.from_checkpoint import (
     settings_of,
 )
 from lightning_maml.run.predictions import PredictionFile
+from lightning_maml.run.progress import MetaProgressBar
+from lightning_maml.run.provenance import provenance
+from lightning_maml.run.wandb_logging import finish, wandb_logger
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +44,10 @@ folder of the config's logger (without a config: under runs/)."""
 def run(args: list[str] | None = None) -> None:
     """Run a command, given or that of the shell; errors of users end in one line, exit code 2."""
     with readable_output(["lightning_maml", "datamodules"]):
-        MetaLearningCLI(sys.argv[1:] if args is None else args)
+        try:
+            MetaLearningCLI(sys.argv[1:] if args is None else args)
+        finally:
+            finish()
 
 
 class Parser(LightningArgumentParser):
@@ -57,6 +64,23 @@ class Parser(LightningArgumentParser):
         fail(without_boilerplate(message))
 
 
+class SaveConfig(SaveConfigCallback):
+    """Leaves the whole config in the run's folder, and with W&B."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """As in Lightning, which would have it in the parent of all folders of W&B runs."""
+        folder = run_folder(trainer)
+        if self.already_saved or not trainer.is_global_zero:
+            return
+        self.already_saved = True
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, folder / self.config_filename, skip_none=False)
+        if (logger := wandb_logger(trainer)) is not None:
+            logger.log_hyperparams(
+                provenance(trainer, pl_module) | {"config": _plain(self.parser, self.config)}
+            )
+
+
 class MetaLearningCLI(LightningCLI):
     """LightningCLI whose model and data come from a config's `class_path`, or a checkpoint."""
 
@@ -65,7 +89,7 @@ class MetaLearningCLI(LightningCLI):
             args=args,
             parser_class=Parser,
             parser_kwargs={"description": DESCRIPTION},
-            save_config_kwargs={"overwrite": False},
+            save_config_callback=SaveConfig,
             auto_configure_optimizers=False,
             seed_everything_default=0,
         )
@@ -111,22 +135,28 @@ class MetaLearningCLI(LightningCLI):
         """Done in `parse_arguments`: Lightning's would let the checkpoint win over flags."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """As in Lightning, but logs go to `runs/` unless the config says otherwise."""
+        """As in Lightning; by default logs go to `runs/`, and the progress bar is ours."""
         given = self._get(self.config_init, "trainer")
         if given.logger in (None, True) and not given.barebones:
             kwargs["logger"] = CSVLogger(RUNS, name=self._run_name())
         if given.logger is False:
             self.save_config_callback = None  # it would write into the working directory
-        if given.enable_progress_bar is False and given.callbacks:
-            kwargs["callbacks"] = [c for c in given.callbacks if not isinstance(c, ProgressBar)]
+        callbacks = given.callbacks or []
+        bars = [c for c in callbacks if isinstance(c, ProgressBar)]
+        if given.enable_progress_bar is False or given.barebones:
+            kwargs["callbacks"] = [c for c in callbacks if c not in bars]
+        elif not bars:
+            kwargs["callbacks"] = [*callbacks, MetaProgressBar()]
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
         """Refuse to write into the folder of another run; say where this one's is."""
         if self.subcommand != "fit":  # evaluation needs no callbacks of the training
-            for message in ("Be aware that when using `ckpt_path`", "The dirpath has changed"):
-                warnings.filterwarnings("ignore", message=message)
-        logger = self.trainer.logger
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+        checkpoint, logger = self._get(self.config, "ckpt_path"), self.trainer.logger
+        to_continue = wandb_logger(self.trainer)
+        if self.subcommand == "fit" and checkpoint and to_continue:
+            to_continue.continue_from(checkpoint)
         if isinstance(logger, CSVLogger | TensorBoardLogger) and self.trainer.is_global_zero:
             folder = Path(logger.log_dir)
             if (folder / "config.yaml").exists():

@@ -1,6 +1,5 @@
 """What `predict` leaves behind: the outputs for every task, in the run's folder."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from lightning_maml.episode import Episode
 from lightning_maml.run.files import unused_stem, write_whole
+from lightning_maml.run.folder import run_folder
 
 
 class PredictionFile(Callback):
@@ -39,7 +39,7 @@ class PredictionFile(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write all."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = run_folder(trainer)
         several = trainer.world_size > 1
         stem = f"predictions_rank{trainer.global_rank}" if several else "predictions"
         path = folder / f"{unused_stem(folder, stem, ['.pt'])}.pt"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_maml.fingerprint import fingerprint
 from lightning_maml.run.files import unused_stem, write_whole
+from lightning_maml.run.folder import run_folder
 from lightning_maml.run.provenance import plain, provenance
 from lightning_maml.task_curve import CurveSummary, EvalResult, TaskCurve, summarize
 
@@ -44,7 +45,7 @@ class ResultFile(Callback):
         """Gather on all processes, write on the first."""
         learner = cast(Evaluated, pl_module)
         result, digests = learner.curve.collected()
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
         summary = summarize(result)

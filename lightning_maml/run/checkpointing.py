@@ -1,0 +1,97 @@
+"""Resuming to the bit: checkpoints that are whole, and hold all that training depends on."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_maml.run.files import write_whole
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """A checkpoint appears under its name whole or not at all.
+
+    Lightning's own goes through the system's temporary folder, from where a file of another disk
+    arrives byte by byte. Remote paths (``s3://...``) are left to Lightning.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write beside `path`, then rename.
+
+        Raises:
+            TypeError: if `storage_options` are given.
+        """
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            write_whole(Path(path), lambda file: torch.save(checkpoint, file), mode="wb")
+
+
+class RunState(Callback):
+    """Keeps in each checkpoint the states of all random generators, for each process its own.
+
+    With them a resumed run draws the dropout masks that the uninterrupted one would have drawn.
+    """
+
+    def __init__(self) -> None:
+        self._resumed: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all processes; each must call it."""
+        states = [generator_states()]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            states *= torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(states, generator_states())
+        return {"generators": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep them until training starts."""
+        self._resumed = state_dict["generators"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the generators back, unless another number of processes goes on with the run."""
+        if len(self._resumed) == trainer.world_size:
+            set_generator_states(self._resumed[trainer.global_rank])
+        self._resumed = []
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have the best score carried over into the new run's folder.
+
+        Lightning forgets it when the folder changes, and calls the next validation's the best.
+        """
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = checkpoint.get("callbacks", {}).get(callback.state_key)
+            if isinstance(callback, ModelCheckpoint) and state:
+                state["dirpath"] = callback.dirpath
+
+
+def generator_states() -> dict[str, Any]:
+    """States of the generators of torch (CPU and current GPU), numpy and Python, as plain data."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+        "python": random.getstate(),
+    }
+
+
+def set_generator_states(states: dict[str, Any]) -> None:
+    """Undo what was drawn since `generator_states`."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))

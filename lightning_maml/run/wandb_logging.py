@@ -1,0 +1,220 @@
+"""Weights & Biases for runs that may have no login, and may be stopped and resumed.
+
+W&B's own step is the number of meta-updates. A resumed run goes on under its old id, and the rows
+of both parts together are those of a run that was never stopped: what W&B lost when the run was
+killed is logged again from the checkpoint, and what it has already is not logged twice.
+"""
+
+import os
+import shlex
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from lightning_maml.run.from_checkpoint import read_checkpoint
+from lightning_maml.run.wandb_file import history
+
+# W&B writes to disk every 15 s or more often; a killed run loses what it logged since.
+AT_RISK = 60.0
+STATE = "WandbState"
+
+
+class WandbLogger(LightningWandbLogger):
+    """Lightning's `WandbLogger`, which also works without a login, and across a resume.
+
+    Without a login, or with ``WANDB_MODE=offline``, it logs to disk and says how to upload that.
+
+    Args:
+        name: name of the run in the dashboards.
+        project: W&B project.
+        save_dir: W&B's files go to ``<save_dir>/wandb/``.
+        id: of the run; ``None`` = a new one.
+        offline: log to disk even with a login.
+        entity, group, job_type, tags, notes: as in `wandb.init`.
+        log_model: upload checkpoints as artifacts, see Lightning; not offline.
+
+    Raises:
+        ValueError: if W&B does not take the API key in the environment.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        project: str = "lightning_maml",
+        save_dir: str | Path = "runs",
+        id: str | None = None,
+        offline: bool = False,
+        entity: str | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: Sequence[str] | None = None,
+        notes: str | None = None,
+        log_model: Literal["all"] | bool = False,
+    ) -> None:
+        super().__init__(
+            name=name, project=project, save_dir=save_dir, id=id, log_model=log_model,
+            entity=entity, group=group, job_type=job_type, tags=tags, notes=notes,
+        )  # fmt: skip
+        del self._wandb_init["anonymous"]  # W&B warns of it, even of None
+        self._rows: deque[tuple[float, dict[str, Any]]] = deque()  # at risk, with their time
+        self._last = -1  # meta-update of the last row
+        self._on_record = -1  # W&B has the rows up to this meta-update from before a resume
+        self._folders: list[Path] = []  # of all parts of an offline run
+        if offline or not _has_login():
+            self._go_offline()
+
+    def continue_from(self, checkpoint: str | Path) -> None:
+        """Go on with the run of `checkpoint`, which is given to `Trainer.fit` as well.
+
+        The command line does so for ``fit --ckpt_path``. From a checkpoint that is not the newest
+        of its run another branch starts: a run of its own, and it says so.
+
+        Raises:
+            ValueError: if `checkpoint` is none.
+        """
+        state = _state_in(Path(checkpoint))
+        if state is None:
+            return
+        if (newer := _newer_checkpoint(Path(checkpoint), state["id"])) is not None:
+            rank_zero_info(f"W&B: a new run, since {newer} of the old one is newer.")
+            return
+        self._id = self._wandb_init["id"] = state["id"]
+        self._rows.extend((time.monotonic(), row) for row in state["rows"])
+        if state["offline"]:  # a part that went up before this one would be in its way
+            self._go_offline()
+            place = Path(state["folder"]).parent
+            self._folders = sorted(place.glob(f"offline-run-*-{state['id']}"))
+
+    @property
+    def experiment(self) -> Any:
+        """The `wandb` run, started when first asked for."""
+        starts = self._experiment is None and rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        if starts:
+            Path(self._wandb_init["dir"]).mkdir(parents=True, exist_ok=True)
+        run = super().experiment
+        if starts:
+            self._begin(run)
+        return run
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log `metrics` after meta-update `step`, unless W&B has that row from before a resume."""
+        step = self._last if step is None else max(step, self._last)
+        if step <= self._on_record:
+            return
+        row = {"_step": step, **metrics, "trainer/global_step": step}
+        self._log(row)
+        plain = {name: value for name, value in row.items() if isinstance(value, int | float)}
+        if self._rows and step == self._last:
+            plain = self._rows.pop()[1] | plain
+        self._rows.append((time.monotonic(), plain))
+        self._last = step
+        while len(self._rows) > 1 and self._rows[0][0] < time.monotonic() - AT_RISK:
+            self._rows.popleft()
+
+    def finalize(self, status: str) -> None:
+        """Say where the run is, if it is not with W&B yet."""
+        super().finalize(status)
+        if self._experiment is not None and self._folders:
+            rank_zero_info(f"W&B: logged offline; to upload: {self._upload()}")
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs for the run to go on."""
+        return {
+            "id": self.version,
+            "offline": bool(self._folders),
+            "folder": str(getattr(self._experiment, "sync_dir", "")),
+            "rows": [row for _, row in self._rows],
+        }
+
+    def _go_offline(self) -> None:
+        import wandb
+
+        # W&B's own lines would not name the folder of the part before a resume: be silent.
+        self._wandb_init |= {"mode": "offline", "settings": wandb.Settings(silent=True)}
+
+    def _begin(self, run: Any) -> None:
+        """Find out what W&B has of the run, and log what it has not."""
+        offline = getattr(run, "offline", False)  # wandb.init may also give a disabled run
+        self._on_record = run.starting_step - 1
+        if offline:
+            rows = [row for folder in self._folders for row in history(folder)]
+            self._on_record = max((row["_step"] for row in rows), default=-1)
+            self._folders.append(Path(run.sync_dir))
+            rank_zero_info(f"W&B: logging offline; to upload later: {self._upload()}")
+        for _, row in self._rows:
+            self._last = row["_step"]
+            if self._last > self._on_record:
+                self._log(row)
+
+    def _upload(self) -> str:
+        return shlex.join(["wandb", "sync", *map(os.path.relpath, self._folders)])
+
+    def _log(self, row: Mapping[str, Any]) -> None:
+        values = {name: value for name, value in row.items() if name != "_step"}
+        self.experiment.log(values, step=row["_step"])
+
+
+class WandbState(Callback):
+    """Keeps in each checkpoint what the W&B run needs to go on from there."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remember the logger."""
+        self.logger = wandb_logger(trainer)
+
+    @property
+    def state_key(self) -> str:
+        """Its name in the checkpoint."""
+        return STATE
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the first process: the others have no run."""
+        return {} if self.logger is None else self.logger.state()
+
+
+def wandb_logger(trainer: Trainer) -> WandbLogger | None:
+    """The trainer's `WandbLogger`, if it has one."""
+    return next((one for one in trainer.loggers if isinstance(one, WandbLogger)), None)
+
+
+def _state_in(checkpoint: Path) -> dict[str, Any] | None:
+    """What `WandbState` left in a checkpoint."""
+    return read_checkpoint(checkpoint).get("callbacks", {}).get(STATE) or None
+
+
+def _newer_checkpoint(path: Path, run_id: str) -> Path | None:
+    """A checkpoint of the same W&B run, perhaps of a part of it, that goes further than `path`."""
+    updates = read_checkpoint(path)["global_step"]
+    runs = path.absolute().parents[2] if path.parent.name == "checkpoints" else path.parent
+    for other in sorted(runs.rglob("*.ckpt")):
+        if other.stat().st_mtime_ns > path.stat().st_mtime_ns:
+            same = (_state_in(other) or {}).get("id") == run_id
+            if same and read_checkpoint(other)["global_step"] > updates:
+                return other
+    return None
+
+
+def finish() -> None:
+    """End the W&B run of this process, if there is one, so that all of it is written."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
+
+
+def _has_login() -> bool:
+    """Whether W&B would neither ask for a key nor fail; asks nobody, and no server."""
+    import wandb
+
+    if os.environ.get("WANDB_MODE", "online") not in ("online", "shared", "run"):
+        return os.environ["WANDB_MODE"] == "disabled"
+    try:
+        return wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        raise ValueError(f"W&B does not take the key that it was given: {error}") from error
