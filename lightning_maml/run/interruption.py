@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the meta-update, write a checkpoint, stop."""
+"""Every end of a training leaves a checkpoint: the last update, Ctrl-C and SIGTERM."""
 
 import signal
 import threading
@@ -17,12 +17,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulStop(Callback):
-    """On the first SIGINT or SIGTERM, writes ``last.ckpt`` after the batch under way and stops.
+    """Writes ``last.ckpt`` when the run ends, at `max_steps` or by a first SIGINT or SIGTERM.
 
+    A signal is obeyed after the batch under way.
     The program then ends with the exit code of the signal, 130 or 143. A second signal stops it at
     once, without a checkpoint. All processes of a distributed run stop after the same batch, even
-    if only one of them got the signal. Where the batch is followed by a validation, that and one
-    more batch come first, since a run cannot go on from between the two.
+    if only one of them got the signal. Where a validation follows, that and one more batch come
+    first, since a run cannot go on from between the two.
     """
 
     def __init__(self) -> None:
@@ -41,22 +42,21 @@ class GracefulStop(Callback):
         """Stop here if a signal came.
 
         Raises:
-            SystemExit: then.
+            SystemExit: if so.
         """
-        several = trainer.world_size > 1
         stop = self.received is not None
-        if several:
+        if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        every = trainer.val_check_batch
-        validates = isinstance(every, int) and (batch_idx + 1) % every == 0
-        if not stop or validates or trainer.is_last_batch:
+        over = 0 <= trainer.max_steps <= trainer.global_step
+        if not (stop or over) or validation_follows(trainer, batch_idx):
             return
         path = _path(trainer)
         if path is not None:
             trainer.save_checkpoint(path)
-            rank_zero_info(f"Stopped; the run can go on with --ckpt_path {path}")
-        self.teardown(trainer, pl_module, "fit")
-        raise SystemExit(128 + (self.received or signal.SIGTERM))
+        if stop and not over:
+            rank_zero_info(f"Stopped; the run can go on with --ckpt_path {path}" if path else "Stopped")
+            self.teardown(trainer, pl_module, "fit")
+            raise SystemExit(128 + (self.received or signal.SIGTERM))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen no more."""
@@ -81,6 +81,15 @@ class GracefulStop(Callback):
             return
         self.received = number
         rank_zero_info("\nStopping after this batch, with a checkpoint; once more: at once.")
+
+
+def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the trainer validates right after training batch `batch_idx` of the epoch."""
+    every = trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
+        return False
+    batches = batch_idx + 1 if every else trainer.fit_loop.total_batch_idx + 1
+    return (bool(every) and trainer.is_last_batch) or batches % trainer.val_check_batch == 0
 
 
 def _path(trainer: Trainer) -> Path | None:
