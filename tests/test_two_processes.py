@@ -1,59 +1,172 @@
-"""Training on two processes (gloo, CPU), started as a user's script would be."""
+"""Training and evaluation on several processes (gloo, CPU), started as a user's script would be."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
 
+from datamodules import Sinusoid
 from lightning_maml import Episode, MetaLearner
+from tests.run.test_resume import Dropping
 from tests.test_meta_learner import loader, trainer
 from tests.test_modules import WithUnused, regression
 
 ROOT = Path(__file__).parents[1]
 
 
-def learner() -> MetaLearner:
-    return MetaLearner(WithUnused(), loss=F.mse_loss, inner_lr=0.1, optimizer=sgd)
-
-
 def sgd(parameters: object) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1)
 
 
-def share(rank: int) -> Episode:
-    return Episode(*(part[2 * rank : 2 * rank + 2] for part in regression(4, width=3)))
-
-
-def main(folder: str) -> None:
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    run = Trainer(
-        max_steps=2, accelerator="cpu", devices=2, strategy="ddp", logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=folder, use_distributed_sampler=False,
+def several(folder: Path, processes: int, **settings: Any) -> Trainer:
+    return Trainer(
+        **{
+            "accelerator": "cpu", "devices": processes, "enable_progress_bar": False,
+            "strategy": "ddp" if processes > 1 else "auto", "enable_model_summary": False,
+            "logger": CSVLogger(folder, "run"), "enable_checkpointing": False,
+            "num_sanity_val_steps": 0, "precision": "64-true", "use_distributed_sampler": False,
+            **settings,
+        }
     )  # fmt: skip
-    maml = learner()
-    run.fit(maml, loader(share(rank), share(rank)))
+
+
+# -- what the processes do ---------------------------------------------------------------------
+
+
+def unused_parameter(folder: Path, processes: int) -> None:
+    """Two updates of a net with a parameter that its output does not depend on."""
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    share = Episode(*(part[2 * rank : 2 * rank + 2] for part in regression(4, width=3)))
+    maml = unused_learner()
+    several(folder, processes, max_steps=2, logger=False).fit(maml, loader(share))
+    if rank == 0:
+        torch.save(maml.state_dict(), folder / "weights.pt")
+
+
+def train_and_test(folder: Path, processes: int) -> None:
+    """Four updates of twelve tasks each, then 601 test tasks."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+    maml = MetaLearner(
+        net, loss=F.mse_loss, inner_lr=0.05, learn_inner_lr="per_tensor", accumulate_batches=2
+    )
+    data = Sinusoid(
+        meta_batch_size=6 // processes, train_batches_per_epoch=8, val_tasks=7, test_tasks=601,
+        eval_batch_size=50,
+    )  # fmt: skip
+    run = several(folder, processes, max_steps=4, log_every_n_steps=1)
+    run.fit(maml, data)
     if run.is_global_zero:
-        torch.save(maml.state_dict(), Path(folder) / "weights.pt")
+        torch.save(maml.state_dict(), folder / "weights.pt")
+    run.test(maml, data, verbose=False)
+
+
+def terminated(folder: Path, processes: int) -> None:
+    """SIGTERM reaches the second process alone, in the third of ten batches."""
+
+    class Terminate(Callback):
+        def on_train_batch_start(self, run: Trainer, *args: Any) -> None:
+            if run.global_rank == 1 and args[-1] == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    saver = ModelCheckpoint(folder, filename="last")
+    run = several(
+        folder, processes, max_epochs=1, callbacks=[Terminate(), saver], enable_checkpointing=True
+    )
+    run.fit(MetaLearner(Dropping(), loss=F.mse_loss), Sinusoid(train_batches_per_epoch=10))
+
+
+# -- what comes out ----------------------------------------------------------------------------
+
+
+def start(role: Any, folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, __file__, role.__name__, str(folder), str(processes)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+def unused_learner() -> MetaLearner:
+    return MetaLearner(WithUnused(), loss=F.mse_loss, inner_lr=0.1, optimizer=sgd)
+
+
+def assert_same_weights(folder: Path, others: dict[str, torch.Tensor], tolerance: float) -> None:
+    weights = torch.load(folder / "weights.pt", weights_only=True)
+    assert weights.keys() == others.keys()
+    for name, tensor in others.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=tolerance, atol=tolerance)
 
 
 def test_an_unused_parameter_on_two_processes(tmp_path: Path) -> None:
     """A07: no hang, and the weights are those of one process with all four tasks."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(
-        [sys.executable, __file__, str(tmp_path)], env=environment, check=True, timeout=120
+    done = start(unused_parameter, tmp_path, 2)
+    assert done.returncode == 0, done.stderr
+    alone = unused_learner()
+    trainer(tmp_path, max_steps=2).fit(alone, loader(regression(4, width=3)))
+    assert_same_weights(tmp_path, alone.state_dict(), 1e-10)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run on one process."""
+    folder = tmp_path_factory.mktemp("one")
+    train_and_test(folder, 1)
+    return folder
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_together_are_one_with_their_tasks(
+    alone: Path, tmp_path: Path, processes: int
+) -> None:
+    """A33: weights after four updates, logged loss, and the result over 601 test tasks."""
+    done = start(train_and_test, tmp_path, processes)
+    assert done.returncode == 0, done.stderr
+    one = torch.load(alone / "weights.pt", weights_only=True)
+    assert_same_weights(tmp_path, one, 1e-6)
+
+    (result, expected) = (
+        json.loads((folder / "run" / "version_0" / "test_result.json").read_text())
+        for folder in (tmp_path, alone)
     )
-    alone = learner()
-    everything = regression(4, width=3)
-    trainer(tmp_path, max_steps=2).fit(alone, loader(everything, everything))
-    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
-    for name, tensor in alone.state_dict().items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-10, atol=1e-12)
+    assert result["device"]["processes"] == processes
+    for key in ("tasks", "fingerprint", "diverged"):
+        assert result[key] == expected[key]
+    assert result["tasks"] == 601
+    for key in ("mean", "ci95", "median"):
+        assert result[key] == pytest.approx(expected[key], rel=1e-9)
+    assert len(list(tmp_path.rglob("test_result*.json"))) == 1
+    assert done.stdout.count("result file: ") == 1
+    assert train_losses(tmp_path) == pytest.approx(train_losses(alone), rel=1e-6)
+
+
+def train_losses(folder: Path) -> list[float]:
+    lines = (folder / "run" / "version_0" / "metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("train/loss")
+    return [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+
+
+def test_processes_stop_together(tmp_path: Path) -> None:
+    """All after the same batch, with one checkpoint that holds each one's generators."""
+    done = start(terminated, tmp_path, 2)
+    assert done.returncode == 143, done.stderr
+    (path,) = tmp_path.rglob("*.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["global_step"] == 3
+    first, second = (g["torch"] for g in checkpoint["callbacks"]["RunState"]["generators"])
+    assert first.shape == second.shape
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    globals()[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))

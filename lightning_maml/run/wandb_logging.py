@@ -21,8 +21,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning_maml.run.from_checkpoint import read_checkpoint
 from lightning_maml.run.wandb_file import history
 
-# W&B writes to disk every 15 s or more often; a killed run loses what it logged since.
-AT_RISK = 60.0
+AT_RISK = 60.0  # seconds; W&B writes to disk every 15 or less, a killed run loses what came since
 STATE = "WandbState"
 
 
@@ -67,6 +66,7 @@ class WandbLogger(LightningWandbLogger):
         self._last = -1  # meta-update of the last row
         self._on_record = -1  # W&B has the rows up to this meta-update from before a resume
         self._folders: list[Path] = []  # of all parts of an offline run
+        self._set(x_transaction_log_flush_interval=1.0)
         if offline or not _has_login():
             self._go_offline()
 
@@ -135,10 +135,17 @@ class WandbLogger(LightningWandbLogger):
         }
 
     def _go_offline(self) -> None:
+        self._wandb_init["mode"] = "offline"
+        self._set(silent=True)  # its lines would not name the folder of the part before a resume
+
+    def _set(self, **settings: Any) -> None:
+        """Settings of W&B, as far as its version has them."""
         import wandb
 
-        # W&B's own lines would not name the folder of the part before a resume: be silent.
-        self._wandb_init |= {"mode": "offline", "settings": wandb.Settings(silent=True)}
+        current = self._wandb_init.setdefault("settings", wandb.Settings())
+        for name, value in settings.items():
+            if name in wandb.Settings.model_fields:
+                setattr(current, name, value)
 
     def _begin(self, run: Any) -> None:
         """Find out what W&B has of the run, and log what it has not."""
