@@ -31,7 +31,6 @@ from lightning_maml.run.from_checkpoint import (
 )
 from lightning_maml.run.predictions import PredictionFile
 from lightning_maml.run.progress import MetaProgressBar
-from lightning_maml.run.provenance import provenance
 from lightning_maml.run.wandb_logging import finish, wandb_logger
 
 log = logging.getLogger(__name__)
@@ -76,9 +75,7 @@ class SaveConfig(SaveConfigCallback):
         folder.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, folder / self.config_filename, skip_none=False)
         if (logger := wandb_logger(trainer)) is not None:
-            logger.log_hyperparams(
-                provenance(trainer, pl_module) | {"config": _plain(self.parser, self.config)}
-            )
+            logger.log_hyperparams({"config": _plain(self.parser, self.config)})
 
 
 class MetaLearningCLI(LightningCLI):

@@ -54,7 +54,9 @@ class GracefulStop(Callback):
         if path is not None:
             trainer.save_checkpoint(path)
         if stop and not over:
-            rank_zero_info(f"Stopped; the run can go on with --ckpt_path {path}" if path else "Stopped")
+            rank_zero_info(
+                f"Stopped; the run can go on with --ckpt_path {path}" if path else "Stopped"
+            )
             self.teardown(trainer, pl_module, "fit")
             raise SystemExit(128 + (self.received or signal.SIGTERM))
 

@@ -24,6 +24,13 @@ def provenance(trainer: Trainer, learner: LightningModule) -> dict[str, Any]:
         **checkpoint_facts(trainer),
         "model": settings(learner),
         "data": settings(getattr(trainer, "datamodule", None)),
+        **surroundings(trainer),
+    }
+
+
+def surroundings(trainer: Trainer) -> dict[str, Any]:
+    """Who ran what, when, and on what, whatever the model and the data."""
+    return {
         "seed": _seed(),
         "command": shlex.join(sys.argv),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_maml.run.from_checkpoint import read_checkpoint
+from lightning_maml.run.provenance import surroundings
 from lightning_maml.run.wandb_file import history
 
 AT_RISK = 60.0  # seconds; W&B writes to disk every 15 or less, a killed run loses what came since
@@ -173,8 +174,10 @@ class WandbState(Callback):
     """Keeps in each checkpoint what the W&B run needs to go on from there."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remember the logger."""
+        """Remember the logger, and tell it where the run comes from."""
         self.logger = wandb_logger(trainer)
+        if self.logger is not None:
+            self.logger.log_hyperparams(surroundings(trainer))
 
     @property
     def state_key(self) -> str:

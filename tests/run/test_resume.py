@@ -150,10 +150,16 @@ def straight(request, tmp_path_factory) -> tuple[Path, str]:
     return folder, request.param
 
 
-ENDS = {"killed": (signal.SIGKILL, 45), "terminated": (signal.SIGTERM, 32), "Ctrl-C": (signal.SIGINT, 40)}
+ENDS = {
+    "killed": (signal.SIGKILL, 45),
+    "terminated": (signal.SIGTERM, 32),
+    "Ctrl-C": (signal.SIGINT, 40),
+}
 
 
-@pytest.mark.parametrize(("how", "workers"), [("killed", 0), ("killed", 2), ("terminated", 0), ("Ctrl-C", 2)])
+@pytest.mark.parametrize(
+    ("how", "workers"), [("killed", 0), ("killed", 2), ("terminated", 0), ("Ctrl-C", 2)]
+)
 def test_a_run_goes_on_as_if_nothing_had_happened(straight, tmp_path, how, workers) -> None:
     """A34, A38: weights, optimizer, scheduler to the bit; the curve without gap or step back."""
     folder, when = straight

@@ -1,0 +1,221 @@
+"""W&B: without a login, on disk, with the number of meta-updates as its step."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import wandb
+from PIL import Image
+
+import train
+from lightning_maml.run.provenance import git_state
+from lightning_maml.run.wandb_file import config, history
+from lightning_maml.run.wandb_logging import STATE, WandbLogger
+
+ROOT = Path(__file__).parents[2]
+LOGGERS = """
+    - class_path: lightning.pytorch.loggers.CSVLogger
+      init_args: {save_dir: runs, name: small}
+    - class_path: lightning_maml.run.wandb_logging.WandbLogger
+      init_args: {save_dir: runs, name: small, project: mine}
+"""
+
+
+@pytest.fixture
+def with_wandb(config, tmp_path, monkeypatch) -> Path:
+    """The small config with both loggers, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    one = "\n    class_path: lightning.pytorch.loggers.CSVLogger\n"
+    text = config.read_text()
+    first, last = text.index(one), text.index("  callbacks:")
+    path = tmp_path / "small.yaml"
+    path.write_text(text[:first] + LOGGERS + text[last:])
+    return path
+
+
+def test_a_run_without_a_login_is_logged_to_disk(with_wandb, tmp_path) -> None:
+    """No prompt, no failure; all that is asked for is in the file that W&B would upload."""
+    unset = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+    environment = {k: v for k, v in os.environ.items() if k not in unset}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "fit", "--config=small.yaml"],
+        env={**environment, "HOME": str(tmp_path / "nobody")}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob("runs/wandb/offline-run-*")
+    said = [line for line in done.stderr.splitlines() if "W&B" in line or "wandb" in line]
+    upload = f"wandb sync {folder.relative_to(tmp_path)}"
+    assert said == [
+        f"W&B: logging offline; to upload later: {upload}",
+        f"W&B: logged offline; to upload: {upload}",
+    ]
+
+    rows = history(folder)
+    assert [row["_step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["trainer/global_step"] for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        assert row["train/loss"] < row["train/loss_before"]
+        assert row["train/meta_lr"] == 0.001
+        assert row["train/meta_grad_norm"] > 0
+        assert row["train/tasks_per_s"] > 0
+    for row in (rows[1], rows[3]):
+        assert row["val/mse"] == row["val/mse_step2"] < row["val/mse_step0"]
+        for name, count in (("val/curve", 1), ("val/tasks", 3)):
+            assert row[f"{name}/count"] == count
+            for picture in row[f"{name}/filenames"]:
+                assert np.asarray(Image.open(folder / "files" / picture)).std() > 10
+
+    settings = config(folder)
+    assert settings["config"]["trainer"]["max_steps"] == 4
+    assert settings["config"]["model"]["init_args"]["inner_lr"] == 0.02
+    assert settings["git"] == git_state(ROOT / "train.py")
+    assert settings["k_shot"] == 10
+
+
+@pytest.mark.parametrize("logger", ["false", "TensorBoardLogger"])
+def test_other_loggers(with_wandb, tmp_path, logger) -> None:
+    flags = [] if logger == "false" else ["--trainer.logger.save_dir=tb"]
+    train.main(["fit", "--config=small.yaml", f"--trainer.logger={logger}", *flags])
+    assert len(list(tmp_path.glob("tb/**/events.out*"))) == len(flags)
+    assert not list(tmp_path.rglob("wandb"))
+
+
+def test_lightnings_own_logger_works_alone(with_wandb, tmp_path, monkeypatch) -> None:
+    """Its runs have a folder each."""
+    kind = "--trainer.logger=lightning_maml.run.wandb_logging.WandbLogger"
+    for _ in range(2):
+        train.main(["fit", "--config=small.yaml", kind, "--trainer.logger.save_dir=here"])
+    found = list(tmp_path.glob("here/lightning_maml/*/config.yaml"))
+    assert len(found) == 2
+    assert all((path.parent / "checkpoints" / "last.ckpt").exists() for path in found)
+    train.main(["test", "--ckpt_path", str(found[0].parent / "checkpoints" / "last.ckpt"), kind])
+    assert len(list(tmp_path.glob("runs/lightning_maml/*/test_result.json"))) == 1
+
+
+CHECK = "from lightning_maml.run.wandb_logging import WandbLogger as W; print(W()._wandb_init.get('mode'))"
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [
+        ({}, "offline"),
+        ({"WANDB_API_KEY": "0123456789" * 4}, "None"),
+        ({"WANDB_API_KEY": "0123456789" * 4, "WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_MODE": "disabled"}, "None"),
+        ({"WANDB_API_KEY": "short"}, "ValueError: W&B does not take the key"),
+    ],
+)
+def test_who_logs_offline(environment, mode, tmp_path) -> None:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK], env={**clean, "HOME": str(tmp_path), **environment},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, cwd=ROOT,
+    )  # fmt: skip
+    assert mode in (done.stdout or done.stderr)
+    assert "0123456789" * 4 not in done.stdout + done.stderr
+
+
+class FakeRun:
+    """Takes what is logged."""
+
+    starting_step = 0
+    id = "abc"
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[int, dict[str, Any]]] = []
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        """Remember it."""
+        self.logged.append((step, {k: v for k, v in values.items() if "trainer" not in k}))
+
+
+def checkpoint(path: Path, updates: int, rows: list[int], run: str = "abc") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        "id": run, "offline": False, "folder": "", "rows": [{"_step": s, "a": float(s)} for s in rows]
+    }  # fmt: skip
+    torch.save({"state_dict": {}, "global_step": updates, "callbacks": {STATE: state}}, path)
+    return path
+
+
+def logger_on(run: FakeRun, continues: Path | None = None) -> WandbLogger:
+    logger = WandbLogger()
+    if continues is not None:
+        logger.continue_from(continues)
+    logger._experiment = run  # type: ignore[assignment]
+    logger._begin(run)
+    return logger
+
+
+def test_the_step_never_goes_back() -> None:
+    run = FakeRun()
+    logger = logger_on(run)
+    for step in (10, 20, 20, 15, None, 30):
+        logger.log_metrics({"a": 1.0}, step)
+    assert [step for step, _ in run.logged] == [10, 20, 20, 20, 20, 30]
+
+
+def test_what_the_server_missed_is_logged_again_and_the_rest_is_not(tmp_path) -> None:
+    run = FakeRun()
+    run.starting_step = 21  # the server has the rows up to 20
+    logger = logger_on(run, checkpoint(tmp_path / "last.ckpt", 30, [10, 20, 30]))
+    assert logger.version == "abc"
+    logger.log_metrics({"a": 40.0}, 40)
+    assert run.logged == [(30, {"a": 30.0}), (40, {"a": 40.0})]
+    run = FakeRun()
+    run.starting_step = 51  # it has more than the checkpoint knows
+    logger = logger_on(run, checkpoint(tmp_path / "last.ckpt", 30, [10, 20, 30]))
+    for step in (40, 50, 60):
+        logger.log_metrics({"a": float(step)}, step)
+    assert run.logged == [(60, {"a": 60.0})]
+
+
+def test_only_recent_rows_are_kept_for_a_resume(monkeypatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    logger = logger_on(FakeRun())
+    for step in range(10):
+        now = 20.0 * step
+        logger.log_metrics({"a": step}, step)
+    logger.log_metrics({"b": 1}, 9)
+    assert [row["_step"] for row in logger.state()["rows"]] == [6, 7, 8, 9]
+    assert logger.state()["rows"][-1] == {"_step": 9, "a": 9, "b": 1, "trainer/global_step": 9}
+
+
+@pytest.mark.parametrize("newer", ["checkpoints/best.ckpt", "../version_1/checkpoints/last.ckpt"])
+def test_from_an_older_checkpoint_a_new_run_starts(tmp_path, newer) -> None:
+    """Of the same run, perhaps of the part after a resume; other runs do not count."""
+    run = tmp_path / "runs" / "version_0"
+    old = checkpoint(run / "checkpoints" / "last.ckpt", 30, [30])
+    os.utime(old, (1, 1))
+    checkpoint(tmp_path / "runs" / "version_2" / "checkpoints" / "last.ckpt", 40, [40], run="xyz")
+    checkpoint(run / "checkpoints" / "earlier.ckpt", 20, [20])
+    assert logger_on(FakeRun(), old)._id == "abc"
+    checkpoint(run / newer, 40, [40])
+    assert WandbLogger().version is None
+    assert logger_on(FakeRun(), old)._id is None
+
+
+def test_a_file_that_breaks_off_is_read_up_to_there(tmp_path) -> None:
+    with wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True)) as run:
+        for step in range(2000):  # several blocks of 32 KiB
+            run.log({"a": step / 7, "text": "x" * 50}, step=step)
+        run.log({"long": "y" * 100_000}, step=2000)
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    rows = history(path.parent)
+    assert [row["_step"] for row in rows] == list(range(2001))
+    assert [row["a"] for row in rows[:-1]] == [step / 7 for step in range(2000)]
+    assert len(rows[-1]["long"]) == 100_000
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    half = history(path.parent)
+    assert half == rows[: len(half)]
+    assert 500 < len(half) < 2000
+    path.write_bytes(b"")
+    assert history(path.parent) == []
