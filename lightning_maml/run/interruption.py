@@ -91,7 +91,8 @@ def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
     if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
         return False
     batches = batch_idx + 1 if every else trainer.fit_loop.total_batch_idx + 1
-    return (bool(every) and trainer.is_last_batch) or batches % trainer.val_check_batch == 0
+    last = bool(every) and trainer.is_last_batch
+    return last or batches % (trainer.val_check_batch or 1) == 0
 
 
 def _path(trainer: Trainer) -> Path | None:

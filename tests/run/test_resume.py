@@ -1,10 +1,9 @@
-"""Runs that were killed or stopped go on as if nothing had happened, and so does their W&B curve."""
+"""Runs that were killed or stopped go on as if nothing had happened, their W&B curve as well."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from lightning_maml.run.wandb_file import history
 
 ROOT = Path(__file__).parents[2]
 
-# 30 updates of 2 batches in epochs of 13: checkpoints fall into the middle of epochs and of updates.
+# 30 updates of 2 batches in epochs of 13: checkpoints fall within epochs, and within updates.
 CONFIG = """
 seed_everything: 7
 model:

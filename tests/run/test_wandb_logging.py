@@ -98,7 +98,10 @@ def test_lightnings_own_logger_works_alone(with_wandb, tmp_path, monkeypatch) ->
     assert len(list(tmp_path.glob("runs/lightning_maml/*/test_result.json"))) == 1
 
 
-CHECK = "from lightning_maml.run.wandb_logging import WandbLogger as W; print(W()._wandb_init.get('mode'))"
+CHECK = """
+from lightning_maml.run.wandb_logging import WandbLogger
+print(WandbLogger()._wandb_init.get("mode"))
+"""
 
 
 @pytest.mark.parametrize(
@@ -137,9 +140,8 @@ class FakeRun:
 
 def checkpoint(path: Path, updates: int, rows: list[int], run: str = "abc") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        "id": run, "offline": False, "folder": "", "rows": [{"_step": s, "a": float(s)} for s in rows]
-    }  # fmt: skip
+    kept = [{"_step": step, "a": float(step)} for step in rows]
+    state = {"id": run, "offline": False, "folder": "", "rows": kept}
     torch.save({"state_dict": {}, "global_step": updates, "callbacks": {STATE: state}}, path)
     return path
 
