@@ -141,13 +141,22 @@ def test_logged_steps_are_meta_updates_and_never_go_back(tmp_path: Path) -> None
     assert validated == [5 * epoch // 3 for epoch in range(1, 13)]
 
 
+GPU = pytest.param(
+    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+)
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", GPU])
 @pytest.mark.parametrize("first_order", [False, True])
-def test_training_in_bfloat16(tmp_path: Path, first_order: bool) -> None:
+def test_training_in_bfloat16(tmp_path: Path, accelerator: str, first_order: bool) -> None:
     """A35: a net without batch norm; its meta-gradient is within 5% of that in 32 bits."""
     norms = {}
     for precision in ("32-true", "bf16-mixed"):
         logger = CSVLogger(tmp_path, precision)
-        run = trainer(tmp_path, precision=precision, logger=logger, log_every_n_steps=1)
+        run = trainer(
+            tmp_path, accelerator=accelerator, precision=precision, logger=logger,
+            log_every_n_steps=1,
+        )  # fmt: skip
         maml = learner(first_order=first_order, inner_steps=2)
         run.fit(maml, data(meta_batch_size=25))
         norms[precision] = run.callback_metrics["train/meta_grad_norm"].item()
