@@ -211,7 +211,7 @@ def test_fit_from_a_checkpoint_alone(trained, tmp_path) -> None:
     quiet = [*QUIET, "--trainer.enable_model_summary=false"]
     with pytest.warns(UserWarning, match="callbacks used to create the checkpoint"):
         train.main(["fit", f"--ckpt_path={trained / 'last.ckpt'}", *flags, *quiet])
-    (path,) = tmp_path.rglob("*.ckpt")
+    (path,) = tmp_path.rglob("last.ckpt")
     assert torch.load(path, weights_only=True)["global_step"] == 5
 
 
