@@ -19,11 +19,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class GracefulStop(Callback):
     """Writes ``last.ckpt`` when the run ends, at `max_steps` or by a first SIGINT or SIGTERM.
 
-    A signal is obeyed after the batch under way.
-    The program then ends with the exit code of the signal, 130 or 143. A second signal stops it at
-    once, without a checkpoint. All processes of a distributed run stop after the same batch, even
-    if only one of them got the signal. Where a validation follows, that and one more batch come
-    first, since a run cannot go on from between the two.
+    A signal is obeyed after the batch under way; the program then ends with the exit code of the
+    signal, 130 or 143. A second signal stops it at once, without a checkpoint. All processes of a
+    distributed run stop after the same batch, even if only one of them got the signal. Where a
+    validation follows, that and one more batch come first, since a run cannot go on from between.
     """
 
     def __init__(self) -> None:

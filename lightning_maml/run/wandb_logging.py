@@ -131,7 +131,7 @@ class WandbLogger(LightningWandbLogger):
         return {
             "id": self.version,
             "offline": bool(self._folders),
-            "folder": str(getattr(self._experiment, "sync_dir", "")),
+            "folder": os.path.abspath(getattr(self._experiment, "sync_dir", "")),
             "rows": [row for _, row in self._rows],
         }
 
@@ -155,7 +155,7 @@ class WandbLogger(LightningWandbLogger):
         if offline:
             rows = [row for folder in self._folders for row in history(folder)]
             self._on_record = max((row["_step"] for row in rows), default=-1)
-            self._folders.append(Path(run.sync_dir))
+            self._folders.append(Path(run.sync_dir).absolute())
             rank_zero_info(f"W&B: logging offline; to upload later: {self._upload()}")
         for _, row in self._rows:
             self._last = row["_step"]
