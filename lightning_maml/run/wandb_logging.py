@@ -5,6 +5,7 @@ of both parts together are those of a run that was never stopped: what W&B lost 
 killed is logged again from the checkpoint, and what it has already is not logged twice.
 """
 
+import netrc
 import os
 import shlex
 import sys
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
@@ -39,9 +41,6 @@ class WandbLogger(LightningWandbLogger):
         offline: log to disk even with a login.
         entity, group, job_type, tags, notes: as in `wandb.init`.
         log_model: upload checkpoints as artifacts, see Lightning; not offline.
-
-    Raises:
-        ValueError: if W&B does not take the API key in the environment.
     """
 
     def __init__(
@@ -219,12 +218,15 @@ def finish() -> None:
 
 
 def _has_login() -> bool:
-    """Whether W&B would neither ask for a key nor fail; asks nobody, and no server."""
+    """Whether W&B would neither ask for a key nor fail; `wandb.login` might wait for the server."""
     import wandb
 
     if os.environ.get("WANDB_MODE", "online") not in ("online", "shared", "run"):
         return os.environ["WANDB_MODE"] == "disabled"
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
     try:
-        return wandb.login(prompt=False, verify=False)
-    except wandb.errors.AuthenticationError as error:
-        raise ValueError(f"W&B does not take the key that it was given: {error}") from error
+        known = netrc.netrc(os.environ.get("NETRC"))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return known.authenticators(urlsplit(wandb.Settings().base_url).hostname or "") is not None

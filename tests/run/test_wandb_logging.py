@@ -111,7 +111,6 @@ print(WandbLogger()._wandb_init.get("mode"))
         ({"WANDB_API_KEY": "0123456789" * 4}, "None"),
         ({"WANDB_API_KEY": "0123456789" * 4, "WANDB_MODE": "offline"}, "offline"),
         ({"WANDB_MODE": "disabled"}, "None"),
-        ({"WANDB_API_KEY": "short"}, "ValueError: W&B does not take the key"),
     ],
 )
 def test_who_logs_offline(environment, mode, tmp_path) -> None:
