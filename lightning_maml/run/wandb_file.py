@@ -8,7 +8,7 @@ FULL part, or a FIRST, some MIDDLE and a LAST one.
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for record in _records(folder):
         if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            row = {
-                item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items
-            }
-            rows.append({"_step": record.history.step.num, **row})
+            rows.append({"_step": record.history.step.num, **_values(record.history.item)})
     return rows
 
 
@@ -38,9 +34,12 @@ def config(folder: Path) -> dict[str, Any]:
     for record in _records(folder):
         kind = record.WhichOneof("record_type")
         part = record.run.config if kind == "run" else record.config if kind == "config" else None
-        for item in part.update if part is not None else ():
-            found[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        found |= {} if part is None else _values(part.update)
     return found
+
+
+def _values(items: Iterable[Any]) -> dict[str, Any]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
 def _records(folder: Path) -> Iterator[Any]:

@@ -79,10 +79,13 @@ class WandbLogger(LightningWandbLogger):
         Raises:
             ValueError: if `checkpoint` is none.
         """
-        state = _state_in(Path(checkpoint))
+        path = Path(checkpoint)
+        content = read_checkpoint(path)
+        state = _state_in(content)
         if state is None:
             return
-        if (newer := _newer_checkpoint(Path(checkpoint), state["id"])) is not None:
+        newer = _newer_checkpoint(path, content["global_step"], state["id"])
+        if newer is not None:
             rank_zero_info(f"W&B: a new run, since {newer} of the old one is newer.")
             return
         self._id = self._wandb_init["id"] = state["id"]
@@ -193,19 +196,19 @@ def wandb_logger(trainer: Trainer) -> WandbLogger | None:
     return next((one for one in trainer.loggers if isinstance(one, WandbLogger)), None)
 
 
-def _state_in(checkpoint: Path) -> dict[str, Any] | None:
+def _state_in(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     """What `WandbState` left in a checkpoint."""
-    return read_checkpoint(checkpoint).get("callbacks", {}).get(STATE) or None
+    return checkpoint.get("callbacks", {}).get(STATE) or None
 
 
-def _newer_checkpoint(path: Path, run_id: str) -> Path | None:
+def _newer_checkpoint(path: Path, updates: int, run_id: str) -> Path | None:
     """A checkpoint of the same W&B run, perhaps of a part of it, that goes further than `path`."""
-    updates = read_checkpoint(path)["global_step"]
     runs = path.absolute().parents[2] if path.parent.name == "checkpoints" else path.parent
     for other in sorted(runs.rglob("*.ckpt")):
         if other.stat().st_mtime_ns > path.stat().st_mtime_ns:
-            same = (_state_in(other) or {}).get("id") == run_id
-            if same and read_checkpoint(other)["global_step"] > updates:
+            content = read_checkpoint(other)
+            same = (_state_in(content) or {}).get("id") == run_id
+            if same and content["global_step"] > updates:
                 return other
     return None
 
