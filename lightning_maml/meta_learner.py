@@ -191,6 +191,8 @@ class MetaLearner(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Have it ready for `on_train_start`."""
+        if self._trainer is not None and self._trainer.precision == "64-true":
+            self.double()  # Lightning does so later, when it has rounded the weights to 32 bits
         self._gathered = checkpoint.get("gathered")
 
     def on_train_start(self) -> None:
