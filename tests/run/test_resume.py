@@ -163,8 +163,8 @@ ENDS = {
     "killed": (signal.SIGKILL, 45),
     "terminated": (signal.SIGTERM, 32),
     "Ctrl-C": (signal.SIGINT, 40),
-    "Ctrl-C twice": (signal.SIGINT, -3),
-    "terminated twice": (signal.SIGTERM, -3),
+    "Ctrl-C twice": (signal.SIGINT, -4),
+    "terminated twice": (signal.SIGTERM, -4),
 }
 CODES = {"killed": -9, "terminated": 143, "Ctrl-C": 130, "Ctrl-C twice": 1, "terminated twice": -15}
 
