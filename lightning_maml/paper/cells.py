@@ -55,7 +55,9 @@ DATA_FLAG = ("--data.root DATA",)
 SINUSOID_MODEL = {"network.hidden": [40, 40], "data.x_range": [-5, 5]}
 
 
-def _sinusoid(method: str, k_shot: int, *, half: bool = False, **paper: Any) -> Experiment:
+def _sinusoid(
+    method: str, k_shot: int, half: bool = False, paper: Mapping[str, Any] | None = None
+) -> Experiment:
     """Sec. 5.1: `half`: all support points in the right half of the range (Fig. 2)."""
     flags = [f"--data.k_shot {k_shot}"]
     bounds = [0, 5] if half else None
