@@ -55,7 +55,7 @@ class Chosen:
         for one in self.results:
             number = one.steps[-1] if step == LAST else step
             if number not in one.steps:
-                return Value(absent=f"{one.path} has no {step} inner steps, only {one.steps[-1]}")
+                return Value(absent=f"{one.name} has no {step} inner steps, only {one.steps[-1]}")
             k = one.steps.index(number)
             values.append(Value(one.mean[k], one.ci95[k], one.median[k], one.diverged[k]))
         return Value(
@@ -174,7 +174,7 @@ def _seed(result: Result) -> tuple[Any, Any]:
 
 def _named(result: Result) -> str:
     updates = "" if result.meta_updates is None else f" ({result.meta_updates:,} meta-updates)"
-    return f"{result.path}{updates}"
+    return f"{result.name}{updates}"
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -17,6 +17,7 @@ class Result:
     """A result file. Of the curves, entry k is after `steps[k]` inner steps, None: not finite."""
 
     path: Path
+    name: str  # the path within the folder of results
     metric: str
     tasks: int
     fingerprint: str
@@ -57,11 +58,11 @@ def read_results(folder: Path) -> list[Result]:
     if not folder.is_dir():
         raise ValueError(f"`--results` must be a folder with results of `test`, got {folder}.")
     paths = (path for path in folder.rglob(PATTERN) if not path.name.endswith(FITS_ENDING))
-    return [read_result(path) for path in sorted(paths)]
+    return [read_result(path, path.relative_to(folder)) for path in sorted(paths)]
 
 
-def read_result(path: Path) -> Result:
-    """One result file.
+def read_result(path: Path, name: Path | None = None) -> Result:
+    """One result file, shown as `name`.
 
     Raises:
         ValueError: naming file and key if it is malformed.
@@ -78,6 +79,7 @@ def read_result(path: Path) -> Result:
     fits = content.get("fits")
     return Result(
         path=path,
+        name=str(name or path),
         metric=_get(path, content, "metric", str),
         tasks=_get(path, content, "tasks", int),
         fingerprint=_get(path, content, "fingerprint", str),
