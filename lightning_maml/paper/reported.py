@@ -8,7 +8,7 @@ from the figures. What was not printed or read is None: nothing is interpolated.
 from dataclasses import dataclass
 from typing import Final
 
-PRINTED, READ_OFF, AUTHORS_FILES = "printed", "read off the figure", "the authors' result files"
+READ_OFF, AUTHORS_FILES = "read off the figure", "the authors' result files"
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,14 @@ class Score:
     mean: float
     ci95: float | None = None
 
-    def __str__(self) -> str:
-        return f"{self.mean:g}" if self.ci95 is None else f"{self.mean:g} +- {self.ci95:g}"
+    def text(self, digits: int) -> str:
+        """As printed.
+
+        >>> Score(41.08, 0.7).text(2)
+        '41.08 +- 0.70'
+        """
+        half = "" if self.ci95 is None else f" +- {self.ci95:.{digits}f}"
+        return f"{self.mean:.{digits}f}{half}"
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper: each row has a score per column."""
+    """A table of the paper: each row has a score per column, printed with so many decimals."""
 
     name: str
     title: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    source: str = PRINTED
+    digits: int = 2
 
     def row(self, name: str) -> Row:
         """The row of that name."""
@@ -87,6 +93,7 @@ OMNIGLOT: Final = Table(
         Row("memory module", _scores(98.4, 99.6, 95.0, 98.6)),
         Row("MAML", _scores((98.7, 0.4), (99.9, 0.1), (95.8, 0.3), (98.9, 0.2))),
     ),
+    digits=1,
 )
 
 MINI_IMAGENET: Final = Table(
@@ -124,6 +131,7 @@ CONTEXT_OMNIGLOT: Final = Table(
         Row("context vector", _scores((94.9, 0.9), (97.7, 0.3))),
         Row("MAML", OMNIGLOT.row("MAML").scores[:2]),
     ),
+    digits=1,
 )
 
 _RETURNS = ("0 steps", "1 step", "2 steps", "3 steps")
@@ -201,7 +209,8 @@ LOCOMOTION: Final = (
 
 
 def _file(panel: str, method: str, *values: float, sd: tuple[float, ...] = ()) -> Curve:
-    return Curve("figure5", panel, method, _UP_TO[: len(values)], values, None, sd, AUTHORS_FILES)
+    figure = "figure4" if panel == POINT_MASS else "figure5"
+    return Curve(figure, panel, method, _UP_TO[: len(values)], values, None, sd, AUTHORS_FILES)
 
 
 RETURNS: Final = (  # mean over 40 tasks; an oracle does not adapt, so it has step 0 only

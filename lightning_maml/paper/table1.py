@@ -1,7 +1,7 @@
 """Table 1 (Sec. 5.2): few-shot classification of Omniglot and mini-ImageNet."""
 
 from lightning_maml.paper.book import Book
-from lightning_maml.paper.reported import OMNIGLOT, MINI_IMAGENET
+from lightning_maml.paper.reported import MINI_IMAGENET, OMNIGLOT
 from lightning_maml.paper.tables import View, fill
 
 

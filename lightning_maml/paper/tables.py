@@ -1,13 +1,13 @@
 """A table of the paper with our numbers beside it, as data, and as text of at most 100 columns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_maml.paper.book import Book, Chosen, Value
 from lightning_maml.paper.cells import EXPERIMENTS, SOURCES, Experiment
 from lightning_maml.paper.reported import Score, Table
 
-NAME_WIDTH, LABEL_WIDTH, WIDTH = 24, 7, 100
-OTHER_SYSTEM = "of other authors; not in this version"
+LABEL_WIDTH, WIDTH = 7, 100
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,15 @@ class View:
         entries = (entry for line in self.lines for entry in line.entries)
         return list(dict.fromkeys(e.experiment.name for e in entries if e.experiment is not None))
 
+    @property
+    def diverged(self) -> bool:
+        """Whether a mean of ours is not finite."""
+        return any("*" in entry.ours for line in self.lines for entry in line.entries)
+
+    def paper(self, entry: Entry) -> str:
+        """The paper's score as printed, empty without one."""
+        return "" if entry.paper is None else entry.paper.text(self.table.digits)
+
 
 def fill(table: Table, book: Book) -> View:
     """Our numbers beside the paper's."""
@@ -91,23 +100,20 @@ DIVERGED = "* The mean is not finite: some tasks diverged."
 
 def text(view: View) -> str:
     """The table for a terminal."""
-    width = min(18, (WIDTH - NAME_WIDTH - LABEL_WIDTH) // len(view.table.columns))
-    lines = [view.table.title, _row("", "", view.table.columns, width)]
+    names = max(len(line.name) for line in view.lines) + 2
+    width = min(18, (WIDTH - names - LABEL_WIDTH) // len(view.table.columns))
+
+    def row(name: str, label: str, cells: Sequence[str]) -> str:
+        padded = "".join(f"{cell:>{width}}" for cell in cells)
+        return f"{name:<{names}}{label:<{LABEL_WIDTH}}{padded}".rstrip()
+
+    lines = [view.table.title, row("", "", view.table.columns)]
     for line in view.lines:
-        paper = ["" if entry.paper is None else str(entry.paper) for entry in line.entries]
+        lines.append(row(line.name, "paper", [view.paper(entry) for entry in line.entries]))
         ours = [entry.ours or ("" if entry.paper is None else "-") for entry in line.entries]
-        lines.append(_row(line.name, "paper", paper, width))
-        lines.append(_row("", "ours", ours, width))
+        lines.append(row("", "ours", ours))
         if any(after := [entry.shortened for entry in line.entries]):
-            lines.append(_row("  meta-updates", "", after, width))
-    if any("*" in entry.ours for line in view.lines for entry in line.entries):
+            lines.append(row("  meta-updates", "", after))
+    if view.diverged:
         lines.append(DIVERGED)
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _row(name: str, label: str, cells: tuple[str, ...] | list[str], width: int) -> str:
-    if len(name) > NAME_WIDTH - 1:  # e.g. "multi-task, no regularisation": on a line of its own
-        return f"{name}\n{'':<{NAME_WIDTH}}{label:<{LABEL_WIDTH}}" + "".join(
-            f"{cell:>{width}}" for cell in cells
-        )
-    return f"{name:<{NAME_WIDTH}}{label:<{LABEL_WIDTH}}" + "".join(f"{c:>{width}}" for c in cells)
+    return "\n".join(lines)
