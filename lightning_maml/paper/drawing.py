@@ -4,12 +4,13 @@ Methods differ by line style and marker as well as by colour, so that a black an
 be read. No global state of matplotlib is used or changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,9 +36,9 @@ LOOKS: Final = {
     "pretrained": Look("#c0392b", "--", "s"),
     "oracle": Look("#2e7d32", ":", "^"),
     "random": Look("#6d6d6d", (0, (5, 1, 1, 1)), "D"),
-    "context vector": Look("#8e44ad", "-.", "v"),
 }
 DPI = 150
+PARTS: Final = ("mean", "ci95", "median")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -57,26 +58,37 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
     return png, svg
 
 
-def draw_ours(axes: Axes, method: str, chosen: Chosen, most: int) -> None:
-    """Mean and 95% CI after 0 .. `most` inner steps; a gap where the mean is not finite."""
-    look = LOOKS[method]
-    steps = [step for step in chosen.first.steps if step <= most]
-    values = [chosen.value(step) for step in steps]
-    mean = np.array([np.nan if v.mean is None else v.mean for v in values])
-    half = np.array([np.nan if v.ci95 is None else v.ci95 for v in values])
-    note = f", {chosen.shortened} meta-updates" if chosen.shortened else ""
-    axes.plot(
-        steps, mean, color=look.color, linestyle=look.line, marker=look.marker, markersize=4,
-        label=f"{method}, ours{note}",
-    )  # fmt: skip
-    lower = np.maximum(mean - half, 0.5 * mean) if axes.get_yscale() == "log" else mean - half
-    axes.fill_between(steps, lower, mean + half, color=look.color, alpha=0.18, linewidth=0)
-    if any(v.diverged for v in values):
-        median = [np.nan if v.median is None else v.median for v in values]
-        axes.plot(
-            steps, median, color=look.color, linestyle=(0, (1, 2)), marker="x", markersize=5,
-            label=f"{method}, ours, median (some diverged)",
-        )  # fmt: skip
+def draw_ours(axes: Axes, method: str, chosen: Chosen, most: int, top: float = np.inf) -> None:
+    """Mean and 95% CI after 0 .. `most` inner steps.
+
+    Where the mean is above `top` or not finite, a filled arrow stands at `top` instead, and the
+    median is drawn as well.
+    """
+    look, color = LOOKS[method], LOOKS[method].color
+    steps = np.array([step for step in chosen.first.steps if step <= most])
+    values = [chosen.value(int(step)) for step in steps]
+    mean, half, median = (_floats(getattr(v, part) for v in values) for part in PARTS)
+    off = ~(mean <= top)  # NaN as well
+    mean[off] = np.nan
+    note = f" ({chosen.shortened} updates)" if chosen.shortened else ""
+    label = f"{method}, ours{note}"
+    axes.plot(steps, mean, color=color, ls=look.line, marker=look.marker, ms=4, label=label)
+    lower = np.maximum(mean - half, mean / 10) if axes.get_yscale() == "log" else mean - half
+    upper = np.minimum(mean + half, top)
+    axes.fill_between(steps, lower, upper, color=color, alpha=0.18, linewidth=0)
+    if off.any():
+        style = {"color": color, "ls": (0, (1, 2)), "marker": "x", "ms": 5}
+        axes.plot(steps, median, **style, label=f"{method}, ours, median")
+        if np.isfinite(top):
+            above = {"color": color, "ls": "none", "marker": "$\\uparrow$", "ms": 9}
+            axes.plot(
+                steps[off], np.full(off.sum(), top), **above, clip_on=False,
+                label=f"{method}, ours: mean above {top:g} or not finite",
+            )  # fmt: skip
+
+
+def _floats(values: Iterable[float | None]) -> npt.NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in values])
 
 
 def draw_reported(axes: Axes, curve: Curve, last: float, name: str = "paper") -> None:

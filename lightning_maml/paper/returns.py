@@ -41,7 +41,7 @@ def returns(panels_of: dict[str, str], book: Book) -> Figure:
             if (chosen := book.get(_experiment(task, method.lower()))) is not None:
                 draw_ours(axes, method, chosen, STEPS)
         label_steps(axes, panel, "average return")
-    common_legend(figure, panels, 3)
+    common_legend(figure, list(panels), 3)
     return figure
 
 
@@ -50,7 +50,7 @@ def _experiment(task: str, method: str) -> str:
 
 
 def _draw_filed(axes: Axes, filed: Curve) -> None:
-    """Means of the authors' result files; an oracle's one mean is a level of its own."""
+    """Means of the authors' result files; an oracle has one, before any step."""
     look = LOOKS[filed.method]
     axes.plot(
         filed.steps, [v for v in filed.values if v is not None], color=look.color,

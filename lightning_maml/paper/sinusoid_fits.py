@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from lightning_maml.paper.book import Book, Chosen
+from lightning_maml.paper.book import Book
 from lightning_maml.paper.results import read_fits
 
 TRUTH, POINTS = "ground truth", "points used for gradient steps"
@@ -22,14 +22,9 @@ def fits_of(book: Book, name: str) -> list[dict[str, Any]] | None:
         ValueError: if the result names a file of fits that is malformed or not there.
     """
     chosen = book.get(name)
-    if chosen is None or (path := with_fits(chosen)) is None:
+    if chosen is None or chosen.first.fits is None:
         return None
-    return read_fits(path)
-
-
-def with_fits(chosen: Chosen) -> Any:
-    """The path of the fits of the result, None if it has none."""
-    return chosen.first.fits
+    return read_fits(chosen.first.fits)
 
 
 def draw_fit(axes: Axes, task: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from lightning_maml.paper.drawing import (
 from lightning_maml.paper.reported import REGRESSION, curve
 
 METHODS = ("MAML", "pretrained", "oracle")
-STEPS = 10
+STEPS, TOP = 10, 20.0
 
 
 def experiments(shots: Sequence[int]) -> list[str]:
@@ -31,11 +31,11 @@ def step_curves(figure_name: str, shots: Sequence[int], book: Book) -> Figure:
         axes.set_yscale("log")
         for method in METHODS:
             if (chosen := book.get(f"sinusoid_{method.lower()}_k{k}")) is not None:
-                draw_ours(axes, method, chosen, STEPS)
+                draw_ours(axes, method, chosen, STEPS, TOP)
             if (reported := curve(REGRESSION, method, f"K = {k}", figure_name)) is not None:
                 draw_reported(axes, reported, STEPS)
         label_steps(axes, f"sinusoids, K = {k} points", "mean squared error (95% CI)")
         axes.label_outer()
         axes.set_xlabel("number of gradient steps")
-    common_legend(figure, panels, 2 if len(shots) == 1 else 3)
+    common_legend(figure, list(panels), 2 if len(shots) == 1 else 3)
     return figure
