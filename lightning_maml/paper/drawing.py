@@ -61,8 +61,9 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
 def draw_ours(axes: Axes, method: str, chosen: Chosen, most: int, top: float = np.inf) -> None:
     """Mean and 95% CI after 0 .. `most` inner steps.
 
-    Where the mean is above `top` or not finite, a filled arrow stands at `top` instead, and the
-    median is drawn as well.
+    Where the mean is above `top` or not finite, an arrow stands at `top` instead, and the median
+    is drawn as well. On a logarithmic axis the band ends at a tenth of the mean, since the
+    interval may reach below zero.
     """
     look, color = LOOKS[method], LOOKS[method].color
     steps = np.array([step for step in chosen.first.steps if step <= most])
@@ -77,10 +78,10 @@ def draw_ours(axes: Axes, method: str, chosen: Chosen, most: int, top: float = n
     upper = np.minimum(mean + half, top)
     axes.fill_between(steps, lower, upper, color=color, alpha=0.18, linewidth=0)
     if off.any():
-        style = {"color": color, "ls": (0, (1, 2)), "marker": "x", "ms": 5}
+        style: dict[str, Any] = {"color": color, "ls": (0, (1, 2)), "marker": "x", "ms": 5}
         axes.plot(steps, median, **style, label=f"{method}, ours, median")
         if np.isfinite(top):
-            above = {"color": color, "ls": "none", "marker": "$\\uparrow$", "ms": 9}
+            above: dict[str, Any] = {"color": color, "ls": "none", "marker": "$\\uparrow$", "ms": 9}
             axes.plot(
                 steps[off], np.full(off.sum(), top), **above, clip_on=False,
                 label=f"{method}, ours: mean above {top:g} or not finite",

@@ -1,4 +1,8 @@
-"""Figure 4 (Sec. 5.3): 2D navigation. The paper's curves were not read; the authors' files are."""
+"""Figure 4 (Sec. 5.3): 2D navigation.
+
+The paper's curves could not be read, and no returns of the pretrained policy are known; the lines
+are the means of the authors' result files. Reinforcement learning of ours is not in this version.
+"""
 
 from matplotlib.figure import Figure
 

@@ -1,4 +1,8 @@
-"""Figure 5 (Sec. 5.3): locomotion of half-cheetah and ant, goal velocity and direction."""
+"""Figure 5 (Sec. 5.3): locomotion of half-cheetah and ant, goal velocity and direction.
+
+The points read off the paper's figure and the means of the authors' result files sometimes differ;
+both are shown. Reinforcement learning of ours is not in this version.
+"""
 
 from matplotlib.figure import Figure
 

@@ -2,18 +2,13 @@
 
 from dataclasses import dataclass
 
+from lightning_maml.paper import figure4, figure5
 from lightning_maml.paper.book import Book
 from lightning_maml.paper.reported import AUTHORS_FILES, LOCOMOTION, REGRESSION, RETURNS, Curve
 from lightning_maml.paper.tables import shown
 
 OURS = "ours (95% CI)"
-TASK_OF = {
-    "2D point mass": "point",
-    "half-cheetah, goal velocity": "cheetah_velocity",
-    "half-cheetah, forward/backward": "cheetah_direction",
-    "ant, goal velocity": "ant_velocity",
-    "ant, forward/backward": "ant_direction",
-}
+TASK_OF = {panel: task for task, panel in (figure4.PANELS | figure5.PANELS).items()}
 
 
 @dataclass(frozen=True)
