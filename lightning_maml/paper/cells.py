@@ -42,7 +42,7 @@ class Experiment:
         return (CONFIGS / f"{self.config}.yaml").is_file()
 
     @property
-    def commands(self) -> tuple[str, str]:
+    def commands(self) -> tuple[str, ...]:
         """How to make it: fit, then test (of the config's first run)."""
         data = () if self.config.startswith("sinusoid") or self.method == "rl" else DATA_FLAG
         fit = ("python train.py fit", f"--config configs/{self.config}.yaml", *self.fit_flags)

@@ -84,12 +84,14 @@ def needs(part: Part, book: Book) -> list[Need]:
             continue
         again = (f"python {chosen.first.command}",)
         if part.fits and chosen.first.fits is None:
-            found.append(Need(name, f"{chosen.first.name} has no fits; test again", again))
+            found.append(Need(f"{name}_again", f"{chosen.first.name} has no fits", again))
     for view in part.views(book) if part.views else ():
         for entry in (entry for line in view.lines for entry in line.entries):
             if entry.value is not None and entry.value.absent and entry.chosen is not None:
                 again = (f"python {entry.chosen.first.command}",)
-                found.append(Need(entry.chosen.experiment.name, entry.value.absent, again))
+                found.append(
+                    Need(f"{entry.chosen.experiment.name}_again", entry.value.absent, again)
+                )
     return list(dict.fromkeys(found))
 
 

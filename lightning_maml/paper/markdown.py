@@ -9,7 +9,7 @@ from lightning_maml.paper.tables import DIVERGED, Entry, View
 
 HEAD = """# Results
 
-Our numbers beside the paper's (Finn, Abbeel, Levine, ICML 2017). Made from result files of `test` by
+Our numbers beside the paper's (Finn, Abbeel, Levine, ICML 2017), from result files of `test`:
 
 ```
 {command}
