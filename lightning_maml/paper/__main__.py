@@ -42,8 +42,12 @@ def make(part: Part, book: Book, out: Path | None) -> Path | None:
         print(text(view), end="\n\n")
     svg = None
     if part.draw is not None and out is not None:
-        png, svg = save(part.draw(book), out / part.name)
-        print(f"{part.title}\n{png}\n{svg}\n")
+        print(part.title)
+        if part.drawable(book):
+            png, svg = save(part.draw(book), out / part.name)
+            print(f"{png}\n{svg}\n")
+        else:
+            print("not drawn: there is no result with fits\n")
     print_notes(book, part.experiments)
     print_needs(all_needs(book, [part]))
     return svg
@@ -55,7 +59,7 @@ def make_all(book: Book, out: Path, command: str) -> None:
     for part in PARTS.values():
         for view in part.views(book) if part.views else ():
             print(text(view), end="\n\n")
-        if part.draw is not None:
+        if part.draw is not None and part.drawable(book):
             _, figures[part.name] = save(part.draw(book), out / part.name)
     written = {
         "results.md": markdown(book, command, tuple(figures)),

@@ -37,6 +37,13 @@ class Part:
     draw: Callable[[Book], Figure] | None = None
     fits: bool = False
 
+    def drawable(self, book: Book) -> bool:
+        """Whether it is a figure that has something to show."""
+        if self.draw is None or not self.fits:
+            return self.draw is not None
+        there = (book.get(name) for name in self.experiments)
+        return any(one is not None and one.first.fits is not None for one in there)
+
 
 def _part(name: str, module: ModuleType) -> Part:
     title, _, note = (module.__doc__ or "").partition("\n\n")

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 
 from lightning_maml.paper.book import Book, Chosen
+from lightning_maml.paper.cells import EXPERIMENTS
 from lightning_maml.paper.contents import PARTS, Need, Part
 from lightning_maml.paper.markdown import all_needs, details
 from lightning_maml.paper.readings import readings
@@ -25,7 +26,7 @@ a { color: var(--link); } small, .soft { color: var(--soft); } small { font-size
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; }
 .wide { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
+.caption { font-weight: 600; margin: 1rem 0 -.4rem; }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child, .source { text-align: left; white-space: normal; min-width: 8rem; }
@@ -37,6 +38,8 @@ figcaption { color: var(--soft); font-size: .9rem; }
 pre { overflow-x: auto; background: var(--tint); padding: .7rem; border-radius: .3rem;
   font-size: .82rem; }
 ul { padding-left: 1.2rem; margin: .3rem 0; } li { overflow-wrap: anywhere; }
+@media (max-width: 40rem) { th, td { padding: .3rem .45rem; }
+  th:first-child, td:first-child, .source { min-width: 5.5rem; } }
 :target { background: var(--tint); outline: .3rem solid var(--tint); }
 """
 
@@ -44,7 +47,8 @@ HEAD = """<p>Our numbers beside the paper's (Finn, Abbeel, Levine: Model-Agnosti
 Fast Adaptation of Deep Networks, ICML 2017). Numbers of ours are means over test tasks with their
 95% confidence interval, and link to their run: the command, device, versions, date, seed and number
 of test tasks. A run with fewer meta-updates than the paper's says so beside its number.
-&ldquo;Run it&rdquo; links to the commands that would fill an empty cell.</p>"""
+&ldquo;Run it&rdquo; links to the commands that would fill an empty cell; &ldquo;not yet&rdquo;
+marks what this version does not have.</p>"""
 
 
 def page(book: Book, command: str, figures: Mapping[str, Path]) -> str:
@@ -89,7 +93,7 @@ def _section(part: Part, book: Book, svg: Path | None) -> str:
         blocks.append(f"<p>{escape(part.note)}</p>")
     blocks.append(_readings(part.name, book))
     missing = ", ".join(_link(e.name, e.name) for e in book.missing(part.experiments))
-    if missing:
+    if missing and part.draw is not None:
         blocks.append(f'<p class="soft">No result yet: {missing}.</p>')
     return "\n".join([*(block for block in blocks if block), "</section>"])
 
@@ -112,7 +116,7 @@ def _cell(view: View, entry: Entry) -> str:
     if entry.experiment is None:
         return paper
     if not entry.ours:
-        return f"{_link(entry.experiment.name, 'run it')}<br>{paper}"
+        return f"{_run_it(entry.experiment.name)}<br>{paper}"
     after = f"<br><small>after {entry.shortened}<br>meta-updates</small>" if entry.shortened else ""
     return f"{_link(entry.experiment.name, entry.ours)}{after}<br>{paper}"
 
@@ -127,7 +131,7 @@ def _readings(figure: str, book: Book) -> str:
     for line in found.lines:
         source = escape(line.source)
         if not any(line.texts):
-            source += f", {_link(line.experiment, 'run it')}"
+            source += f", {_run_it(line.experiment)}"
         cells = "".join(f"<td>{_signs(text)}</td>" for text in line.texts)
         rows.append(
             f"<tr><td>{escape(line.label)}</td><td class='source'>{source}</td>{cells}</tr>"
@@ -136,10 +140,10 @@ def _readings(figure: str, book: Book) -> str:
 
 
 def _framed(title: str, head: str, rows: Sequence[str]) -> str:
-    caption = f"<caption>{escape(title)}</caption>" if title else ""
+    caption = f'<p class="caption">{escape(title)}</p>' if title else ""
     body = "".join(rows)
     return (
-        f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>'
+        f'{caption}<div class="wide"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -164,6 +168,10 @@ def _unknown(book: Book) -> str:
         return ""
     items = "".join(f"<li>{escape(one.name)}: {escape(why)}</li>" for one, why in book.unknown)
     return f"<h2>Results that belong to none of these</h2><ul>{items}</ul>"
+
+
+def _run_it(name: str) -> str:
+    return _link(name, "run it" if EXPERIMENTS[name].there else "not yet")
 
 
 def _link(name: str, text: str) -> str:

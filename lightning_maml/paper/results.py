@@ -118,8 +118,8 @@ def read_fits(path: Path) -> list[dict[str, Any]]:
 
 def _described(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in ("model", "data"):
-        if content.get(name) is not None:
-            part = _get(path, content, name, dict)
+        part = _get(path, content, name, dict, optional=True)
+        if part is not None:
             _get(path, part, "class_path", str)
             _get(path, part, "init_args", dict, optional=True)
     return content

@@ -1,4 +1,4 @@
-"""Table 2 (App. C.1): MAML beside averages of single-task models and pretraining, sinusoids."""
+"""Table 2 (App. C.1): MAML, pretraining and averages of single-task models, sinusoids."""
 
 from lightning_maml.paper.book import Book
 from lightning_maml.paper.reported import SINUSOID
