@@ -47,4 +47,4 @@ def draw_fit(axes: Axes, task: dict[str, Any]) -> None:
 def nothing_yet(axes: Axes) -> None:
     """A panel without a result says so."""
     axes.text(0.5, 0.5, "no result yet", ha="center", va="center", transform=axes.transAxes)
-    axes.grid(False)
+    axes.tick_params(left=False, labelleft=False)  # of this panel only, also where it shares them
