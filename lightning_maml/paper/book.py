@@ -76,6 +76,7 @@ class Chosen:
             f"{updates} meta-updates" if updates else "",
             f"{one.tasks} test tasks (fingerprint {one.fingerprint}), 95% CI over tasks",
             count or f"seed {seeds}",
+            f"step size chosen on validation tasks: {one.tuned}" if one.tuned else "",
             *self.departures,
         ]
         worst = max(max(r.diverged) for r in self.results)

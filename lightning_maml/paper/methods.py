@@ -8,10 +8,7 @@ from typing import Any, Final
 
 Settings = Mapping[str, Any]  # flat: "model", "model.inner_lr", "network", "data.k_shot", ...
 
-BASELINES: Final = {
-    "lightning_maml.FineTuning": "fine_tuning",
-    "lightning_maml.NearestNeighbour": "nearest_neighbour",
-}
+CLASSIFY_BY: Final = ("fine_tuning", "nearest_neighbour")
 REGULARIZATION: Final = {
     None: "multi_task",
     "l2": "multi_task_l2",
@@ -72,8 +69,9 @@ def method_of(settings: Settings) -> tuple[str | None, str]:
         if regularization in REGULARIZATION:
             return REGULARIZATION[regularization], ""
         return None, f"model.regularization {regularization!r} is none of the paper's"
-    if isinstance(learner, str) and learner in BASELINES:
-        return BASELINES[learner], ""
+    if learner == "lightning_maml.PretrainedClassifier":
+        how = settings.get("model.classify_by")
+        return (how, "") if how in CLASSIFY_BY else (None, f"classify_by {how!r} is unknown")
     return None, f"the learner {learner} is none of the paper's"
 
 

@@ -35,6 +35,7 @@ class Result:
     versions: Mapping[str, str | None]
     device: Mapping[str, Any]
     fits: Path | None
+    tuned: str  # what was chosen on validation tasks (baselines), empty if nothing was
 
     @property
     def where(self) -> str:
@@ -93,6 +94,7 @@ def read_result(path: Path, name: Path | None = None) -> Result:
         versions=_get(path, content, "versions", dict),
         device=_get(path, content, "device", dict),
         fits=None if fits is None else path.with_name(str(fits)),
+        tuned=_tuned(_get(path, {"tuning": None, **content}, "tuning", dict, optional=True)),
         **curves,
     )
 
@@ -114,6 +116,11 @@ def read_fits(path: Path) -> list[dict[str, Any]]:
         for step, outputs in _get(path, task, "outputs", dict).items():
             _numbers(path, {step: outputs}, step, len(task["query_x"]))
     return tasks
+
+
+def _tuned(tuning: Mapping[str, Any] | None) -> str:
+    """What a baseline's `tuning` says it chose."""
+    return "" if tuning is None else json.dumps(tuning.get("chosen"))
 
 
 def _described(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -36,6 +36,10 @@ SINE = {"inner_lr": 0.01, "inner_steps": 1, "first_order": False, "adapts": ["*"
 IMAGE = {"first_order": False, "adapts": ["*.conv.*", "head.*"]}
 
 
+def classifier(how: str) -> dict[str, Any]:
+    return learner("PretrainedClassifier", network("Conv4", channels=64), classify_by=how)
+
+
 def settings() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """Model and data of each experiment, as the configs have them."""
     found = {}
@@ -59,7 +63,7 @@ def settings() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         found[f"omniglot_5way_{k}shot"] = learner(net=conv, **IMAGE, **five), easy
         found[f"omniglot_20way_{k}shot"] = learner(net=conv, **IMAGE, **twenty), hard
         found[f"omniglot_5way_{k}shot_dense"] = learner(net=dense, **IMAGE, **five), easy
-        found[f"omniglot_5way_{k}shot_context"] = (
+        found[f"omniglot_5way_{k}shot_context_vector"] = (
             learner(net=context, inner_lr=1.0, inner_steps=1, adapts=["context"]),
             easy,
         )
@@ -68,8 +72,8 @@ def settings() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         steps = {"inner_lr": 0.01, "inner_steps": 5, "adapts": ["*.conv.*", "head.*"]}
         found[f"mini_{k}shot"] = learner(net=small, first_order=False, **steps), data
         found[f"mini_{k}shot_first_order"] = learner(net=small, first_order=True, **steps), data
-        found[f"mini_{k}shot_fine_tuning"] = learner("FineTuning", small), data
-        found[f"mini_{k}shot_nearest_neighbour"] = learner("NearestNeighbour", small), data
+        found[f"mini_{k}shot_fine_tuning"] = classifier("fine_tuning"), data
+        found[f"mini_{k}shot_nearest_neighbour"] = classifier("nearest_neighbour"), data
     return found
 
 
