@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lightning_maml.paper.book import Book, Chosen
+from lightning_maml.paper.cells import EXPERIMENTS
 from lightning_maml.paper.contents import PARTS, Need, Part, needs
 from lightning_maml.paper.readings import readings
 from lightning_maml.paper.tables import DIVERGED, Entry, View
@@ -17,14 +18,15 @@ Our numbers beside the paper's (Finn, Abbeel, Levine, ICML 2017), from result fi
 
 Numbers of ours are means over test tasks with their 95% confidence interval
 (1.96 s / sqrt(tasks)). Each links to its run: the command, device, versions, date, seed and number
-of test tasks. A run with fewer meta-updates than the paper's is marked with both numbers. An empty
-cell links to the commands that would fill it.
+of test tasks. A result records the command of its test; above it stands the full run of its config,
+which a run with fewer meta-updates was not: it is marked with both numbers. An empty cell links to
+the commands that would fill it; "not yet" marks what this version does not have.
 """
 
 
 def markdown(book: Book, command: str, figures: Sequence[str] = ()) -> str:
     """Everything; `figures` are the names of those that lie beside the text as ``<name>.png``."""
-    blocks = [HEAD.format(command=command)]
+    blocks = [HEAD.format(command=command).rstrip()]
     for part in PARTS.values():
         blocks.append(f"## {part.title}")
         if part.note:
@@ -68,7 +70,8 @@ def readings_lines(figure: str, book: Book) -> str | None:
     rows = []
     for line in found.lines:
         filled = any(line.texts)
-        source = line.source if filled else f"{line.source} ([run](#{line.experiment}))"
+        missing = "run it" if EXPERIMENTS[line.experiment].there else "not yet"
+        source = line.source if filled else f"{line.source} ([{missing}](#{line.experiment}))"
         rows.append([line.label, source, *(_escaped(text) for text in line.texts)])
     return table(["", "source", *(f"{step} steps" for step in found.steps)], rows)
 
@@ -77,7 +80,8 @@ def linked(entry: Entry) -> str:
     """Our number with a link to its run; without one, a link to the command."""
     if entry.experiment is None:
         return ""
-    link = f"([run](#{entry.experiment.name}))"
+    missing = "run it" if entry.experiment.there else "not yet"
+    link = f"([{'run' if entry.ours else missing}](#{entry.experiment.name}))"
     after = f" after {entry.shortened} meta-updates" if entry.shortened else ""
     return f"{_escaped(entry.ours)}{after} {link}".strip()
 
@@ -86,9 +90,13 @@ def run_lines(chosen: Chosen) -> str:
     """The run behind the numbers of an experiment."""
     name = chosen.experiment.name
     lines = [f"### {name}", *(f"- {fact}" for fact in [*chosen.facts, *details(chosen)])]
-    commands = [chosen.experiment.commands[0]]
-    commands += [f"python {one.command}" for one in chosen.results]
-    return "\n".join(lines) + "\n\n" + code(commands)
+    return "\n".join(lines) + "\n\n" + code(run_commands(chosen))
+
+
+def run_commands(chosen: Chosen) -> list[str]:
+    """The recorded command of each test, and how its config is run in full."""
+    fit = f"{chosen.experiment.commands[0]}  # the config's full run"
+    return [fit, *(f"python {one.command}  # as recorded" for one in chosen.results)]
 
 
 def details(chosen: Chosen) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning_maml.paper.book import Book, Chosen
 from lightning_maml.paper.cells import EXPERIMENTS
 from lightning_maml.paper.contents import PARTS, Need, Part
-from lightning_maml.paper.markdown import all_needs, details
+from lightning_maml.paper.markdown import all_needs, details, run_commands
 from lightning_maml.paper.readings import readings
 from lightning_maml.paper.tables import DIVERGED, Entry, View
 
@@ -150,8 +150,7 @@ def _framed(title: str, head: str, rows: Sequence[str]) -> str:
 
 def _run(chosen: Chosen) -> str:
     facts = "".join(f"<li>{escape(fact)}</li>" for fact in [*chosen.facts, *details(chosen)])
-    commands = [chosen.experiment.commands[0], *(f"python {one.command}" for one in chosen.results)]
-    return _anchored(chosen.experiment.name, f"<ul>{facts}</ul>", commands)
+    return _anchored(chosen.experiment.name, f"<ul>{facts}</ul>", run_commands(chosen))
 
 
 def _need(need: Need) -> str:
