@@ -19,7 +19,10 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class SinusoidTasks:
-    """Sinusoids and points on them; a task keeps its sinusoid whatever the number of points."""
+    """Sinusoids and points on them; a task keeps its sinusoid whatever the number of points.
+
+    Support inputs come from the range `support_x`, query inputs from `x`.
+    """
 
     seed: int
     split: str
@@ -28,6 +31,7 @@ class SinusoidTasks:
     amplitude: Range
     phase: Range
     x: Range
+    support_x: Range
 
     def parameters(self, first_task: int, tasks: int) -> tuple[Floats, Floats]:
         """Amplitudes and phases of consecutive tasks, each ``[tasks]``."""
@@ -39,7 +43,10 @@ class SinusoidTasks:
         amplitude, phase = self.parameters(first_task, tasks)
         shots = [self.k_shot, self.query_shot]
         draws = uniforms(self.seed, self.split, first_task, tasks, sum(shots), stream=1)
-        inputs = _scaled(draws, self.x).astype(np.float32)
+        points = _scaled(draws, self.x)
+        if self.support_x != self.x:
+            points[:, : self.k_shot] = _scaled(draws[:, : self.k_shot], self.support_x)
+        inputs = points.astype(np.float32)
         targets = amplitude[:, None] * np.sin(inputs - phase[:, None])
         support_x, query_x = torch.from_numpy(inputs).unsqueeze(-1).split(shots, dim=1)
         support_y, query_y = (
@@ -59,6 +66,8 @@ class Sinusoid(EpisodicDataModule):
         amplitude_range: the paper's [0.1, 5.0]
         phase_range: the paper's [0, pi]
         x_range: the paper's [-5, 5]
+        support_range: part of `x_range` that the support inputs of validation and test tasks come
+            from, e.g. [0, 5] for points in one half only (Sec. 5.1); ``None`` = `x_range`
         meta_batch_size: training tasks per batch (and process)
         eval_batch_size: tasks per evaluation batch
         train_batches_per_epoch: length of an epoch; the paper's run is 70 epochs of 1,000
@@ -79,6 +88,7 @@ class Sinusoid(EpisodicDataModule):
         amplitude_range: Range = (0.1, 5.0),
         phase_range: Range = (0.0, math.pi),
         x_range: Range = (-5.0, 5.0),
+        support_range: Range | None = None,
         meta_batch_size: int = 25,
         eval_batch_size: int = 100,
         train_batches_per_epoch: int = 1000,
@@ -102,6 +112,8 @@ class Sinusoid(EpisodicDataModule):
         check_at_least("k_shot", k_shot, 1)
         check_at_least("query_shot", query_shot, 1)
         check_at_least("eval_query_shot", eval_query_shot, 1)
+        x = _check_range("x_range", x_range)
+        support_x = x if support_range is None else _check_within(support_range, x)
         self.samplers = {
             split: SinusoidTasks(
                 seed=seed,
@@ -110,7 +122,8 @@ class Sinusoid(EpisodicDataModule):
                 query_shot=query_shot if split == "train" else eval_query_shot,
                 amplitude=_check_range("amplitude_range", amplitude_range),
                 phase=_check_range("phase_range", phase_range),
-                x=_check_range("x_range", x_range),
+                x=x,
+                support_x=x if split == "train" else support_x,
             )
             for split in SPLITS
         }
@@ -129,3 +142,12 @@ def _check_range(name: str, bounds: Sequence[float]) -> Range:
     if len(bounds) != 2 or not all(map(math.isfinite, bounds)) or bounds[0] > bounds[1]:
         raise ValueError(f"`{name}` must be two finite numbers, low and high, got {bounds!r}.")
     return float(bounds[0]), float(bounds[1])
+
+
+def _check_within(support_range: Sequence[float], x_range: Range) -> Range:
+    low, high = _check_range("support_range", support_range)
+    if not x_range[0] <= low <= high <= x_range[1]:
+        raise ValueError(
+            f"`support_range` must lie within `x_range`, {list(x_range)}, got {[low, high]}."
+        )
+    return low, high

@@ -9,13 +9,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_maml.episode import Episode
 from lightning_maml.fingerprint import fingerprint
 from lightning_maml.run.files import unused_stem, write_whole
+from lightning_maml.run.fits import FirstTasks, fits
 from lightning_maml.run.folder import run_folder
 from lightning_maml.run.provenance import plain, provenance
 from lightning_maml.task_curve import CurveSummary, EvalResult, TaskCurve, summarize
 
-STEM, JSON, TASKS = "test_result", ".json", "_tasks.csv"
+STEM, JSON, TASKS, FITS = "test_result", ".json", "_tasks.csv", "_fits.json"
 
 
 class Evaluated(Protocol):
@@ -32,7 +34,9 @@ class ResultFile(Callback):
     ``test_result_2.json`` and so on. The JSON file holds the metric after each number of inner
     steps (mean, 95% CI, median, number of diverged tasks; what is not finite is null), the
     fingerprint of the tasks, and where the result comes from (provenance.py). The CSV file holds
-    loss and metric of each task. With ``Trainer(fast_dev_run=...)`` only the table.
+    loss and metric of each task. Of regressions of one number on one number the fits of the first
+    tasks go to ``test_result_fits.json`` (fits.py), which the result names under "fits" (else
+    null). With ``Trainer(fast_dev_run=...)`` only the table.
 
     Attributes:
         path: the result file of the last test, None before.
@@ -40,6 +44,20 @@ class ResultFile(Callback):
 
     def __init__(self) -> None:
         self.path: Path | None = None
+        self._first = FirstTasks()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Episode,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Remember the first tasks, which are those of the first process."""
+        if trainer.is_global_zero and isinstance(batch, Episode):
+            self._first.add(batch)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather on all processes, write on the first."""
@@ -48,6 +66,7 @@ class ResultFile(Callback):
         folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
+        first = self._first.take()
         summary = summarize(result)
         facts = {
             "metric": learner.metric_name,
@@ -56,7 +75,8 @@ class ResultFile(Callback):
         }
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             facts |= curve_facts(summary) | provenance(trainer, pl_module)
-            self.path = write_result(folder, facts, result, digests)
+            drawn = None if first is None else fits_of(pl_module, first)
+            self.path = write_result(folder, facts, result, digests, drawn)
         print(table(facts, summary, self.path), flush=True)
 
 
@@ -66,10 +86,29 @@ def curve_facts(summary: CurveSummary) -> dict[str, Any]:
     return {"steps": list(range(len(summary.mean))), **lists}
 
 
-def write_result(folder: Path, facts: dict[str, Any], result: EvalResult, digests: Tensor) -> Path:
-    """Write both files under a name that is not taken; returns the path of the JSON file."""
-    stem = unused_stem(folder, STEM, [JSON, TASKS])
-    content = plain({**facts, "per_task": f"{stem}{TASKS}"})
+def fits_of(learner: Any, first: Episode) -> dict[str, Any] | None:
+    """The fits of the first tasks; None for a learner that cannot give its outputs."""
+    outputs = getattr(learner, "outputs", None)
+    return None if outputs is None else fits(first, outputs(first).detach())
+
+
+def write_result(
+    folder: Path,
+    facts: dict[str, Any],
+    result: EvalResult,
+    digests: Tensor,
+    drawn: dict[str, Any] | None = None,
+) -> Path:
+    """Write the files under a name that is not taken; returns the path of the result.
+
+    `drawn`, where given, are the fits of the first tasks.
+    """
+    stem = unused_stem(folder, STEM, [JSON, TASKS, FITS])
+    beside = {"per_task": f"{stem}{TASKS}", "fits": f"{stem}{FITS}" if drawn else None}
+    content = plain({**facts, **beside})
+    if drawn:
+        fitted = plain({"fingerprint": facts.get("fingerprint"), **drawn})
+        write_whole(folder / f"{stem}{FITS}", lambda file: json.dump(fitted, file, allow_nan=False))
     write_whole(folder / f"{stem}{TASKS}", lambda file: _write_tasks(file, result, digests))
     path = folder / f"{stem}{JSON}"
     write_whole(path, lambda file: json.dump(content, file, indent=2, allow_nan=False))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from datamodules import Sinusoid
+from lightning_maml.fingerprint import fingerprint, task_digests
 
 
 def test_shapes_of_training_and_evaluation() -> None:
@@ -65,3 +66,35 @@ def test_a_batch_costs_little() -> None:
             pass
         times.append((time.process_time() - start) / 500)
     assert min(times) < 150e-6
+
+
+@pytest.mark.parametrize(
+    ("k_shot", "published"),
+    [(5, "54588e1c52f60d5c"), (10, "a4326adf1f620097"), (20, "8e9faea0b20b1400")],
+)
+def test_tasks_are_those_of_published_results(k_shot, published) -> None:
+    """The fingerprints are those of docs/results.md."""
+    episodes = Sinusoid(k_shot=k_shot).test_dataloader()
+    assert fingerprint(torch.cat([task_digests(episode) for episode in episodes])) == published
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_support_range_moves_the_support_points_of_evaluation_only(split) -> None:
+    half, whole = (Sinusoid(support_range=bounds) for bounds in ((0.0, 5.0), None))
+    moved, usual = (data.samplers[split](0, 600) for data in (half, whole))
+    assert 0 <= moved.support_x.min() < 0.1
+    assert 4.9 < moved.support_x.max() <= 5
+    assert torch.equal(moved.query_x, usual.query_x)
+    amplitude, phase = (
+        torch.from_numpy(p)[:, None, None] for p in half.samplers[split].parameters(0, 600)
+    )
+    expected = amplitude * torch.sin(moved.support_x.double() - phase)
+    torch.testing.assert_close(moved.support_y.double(), expected, rtol=0, atol=1e-6)
+    training = (data.samplers["train"](0, 25) for data in (half, whole))
+    assert all(torch.equal(*parts) for parts in zip(*training, strict=True))
+
+
+@pytest.mark.parametrize("bounds", [(-6.0, 0.0), (0.0, 5.5), (3.0, 1.0), (0.0,), (0.0, math.nan)])
+def test_support_range_must_lie_in_x_range(bounds) -> None:
+    with pytest.raises(ValueError, match=r"`support_range` must"):
+        Sinusoid(support_range=bounds)

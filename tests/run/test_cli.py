@@ -75,7 +75,9 @@ def test_no_logger_means_no_config_in_the_working_directory(trained, tmp_path) -
     assert versions_of(tmp_path) == [
         "test_result.json",
         "test_result_2.json",
+        "test_result_2_fits.json",
         "test_result_2_tasks.csv",
+        "test_result_fits.json",
         "test_result_tasks.csv",
     ]
 

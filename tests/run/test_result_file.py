@@ -16,8 +16,9 @@ from torch import nn
 
 import train
 from datamodules import Sinusoid
-from lightning_maml import EvalResult, MetaLearner
+from lightning_maml import Episode, EvalResult, MetaLearner
 from lightning_maml.run.files import write_whole
+from lightning_maml.run.fits import FirstTasks, fits
 from lightning_maml.run.provenance import git_state, plain, settings, versions
 from lightning_maml.run.result_file import ResultFile, curve_facts, table, write_result
 from lightning_maml.task_curve import summarize
@@ -67,6 +68,41 @@ def test_values_of_each_task_lie_beside_it(tmp_path) -> None:
         for name, values in (("loss", LOSS), ("metric", METRIC)):
             column = torch.tensor([float(row[f"{name}_{step}"]) for row in rows])
             torch.testing.assert_close(column, values[step].float(), equal_nan=True)
+
+
+def test_fits_of_the_first_tasks_lie_beside_it(tmp_path) -> None:
+    """Against the learner's own adaptation, task by task."""
+    learner = make_learner()
+    data = Sinusoid(k_shot=5, eval_query_shot=7, test_tasks=30, eval_batch_size=8)
+    make_trainer(tmp_path).test(learner, data, verbose=False)
+    folder = tmp_path / "run" / "version_0"
+    result = read(folder / "test_result.json")
+    drawn = read(folder / result["fits"])
+    assert result["fits"] == "test_result_fits.json"
+    assert drawn["fingerprint"] == result["fingerprint"]
+    assert drawn["steps"] == [0, 1, 2]
+    assert len(drawn["tasks"]) == 20
+    episode = data.samplers["test"](0, 20)
+    for t, task in enumerate(drawn["tasks"]):
+        x, order = episode.query_x[t].flatten().sort()
+        assert task["query_x"] == x.tolist()
+        assert task["query_y"] == episode.query_y[t].flatten()[order].tolist()
+        assert task["support_x"] == episode.support_x[t].flatten().tolist()
+        assert task["support_y"] == episode.support_y[t].flatten().tolist()
+        for step in (0, 1, 2):
+            adapted = learner.adapt(episode.support_x[t], episode.support_y[t], step)
+            output = torch.func.functional_call(learner.model, adapted, (x[:, None],))
+            assert task["outputs"][str(step)] == pytest.approx(output.flatten().tolist(), abs=1e-5)
+
+
+def test_no_fits_where_none_can_be_drawn(tmp_path) -> None:
+    assert read(write(tmp_path))["fits"] is None
+    x, y, outputs = torch.zeros(3, 5, 2), torch.zeros(3, 5, 1), torch.zeros(2, 3, 5, 1)
+    first = FirstTasks()
+    first.add(Episode(x, y, x, y))  # two features
+    first.add(Episode(x, y[..., 0].long(), x, y[..., 0].long()))  # classes
+    assert first.take() is None
+    assert fits(Episode(y, y, y, y), outputs.expand(2, 3, 5, 4)) is None  # four outputs
 
 
 def test_nothing_is_overwritten_and_nothing_half_written_stays(tmp_path) -> None:
@@ -254,5 +290,11 @@ def test_two_processes_write_one_file_with_the_same_result(trained, tmp_path, mo
     assert both["device"]["processes"] == 2
     for key in ("fingerprint", "tasks", "diverged"):
         assert both[key] == one[key]
+    fits_1, fits_2 = (
+        read(next(f.rglob("test_result_fits.json"))) for f in (tmp_path / "one", tmp_path / "two")
+    )
+    assert len(fits_1["tasks"]) == 7
+    assert len(fits_2["tasks"]) == 3  # the first process's share
+    assert [t["query_x"] for t in fits_2["tasks"]] == [t["query_x"] for t in fits_1["tasks"][:3]]
     assert both["mean"] == pytest.approx(one["mean"], rel=1e-6)
     assert both["ci95"] == pytest.approx(one["ci95"], rel=1e-6)

@@ -1,0 +1,183 @@
+"""Sorts results into the experiments of the paper, and says what was taken and what was not."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from lightning_maml.paper.cells import EXPERIMENTS, LAST, PRECISION, TEST_TASKS, Experiment
+from lightning_maml.paper.methods import method_of
+from lightning_maml.paper.results import Result
+
+
+@dataclass(frozen=True)
+class Value:
+    """Our number for a cell; `mean` is None where a task diverged, `absent` says what it lacks."""
+
+    mean: float | None = None
+    ci95: float | None = None
+    median: float | None = None
+    diverged: int = 0
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The results that stand for an experiment: one per seed, of the same settings.
+
+    Attributes:
+        results: the most meta-updates, then the newest; one per seed
+        passed_over: others of the same experiment
+        departures: where their settings are not the paper's
+    """
+
+    experiment: Experiment
+    results: tuple[Result, ...]
+    passed_over: tuple[Result, ...]
+    departures: tuple[str, ...]
+
+    @property
+    def first(self) -> Result:
+        """The one that the others join."""
+        return self.results[0]
+
+    @property
+    def shortened(self) -> str:
+        """How many meta-updates of how many, where they are fewer than the paper's; else empty."""
+        done, paper = self.first.meta_updates, self.experiment.updates
+        if paper is None or (done is not None and done >= paper):
+            return ""
+        return f"{'?' if done is None else f'{done:,}'} of {paper:,}"
+
+    def value(self, step: int) -> Value:
+        """The metric after so many inner steps (`LAST`: the last), mean over seeds."""
+        values = []
+        for one in self.results:
+            number = one.steps[-1] if step == LAST else step
+            if number not in one.steps:
+                return Value(absent=f"{one.name} has no {step} inner steps, only {one.steps[-1]}")
+            k = one.steps.index(number)
+            values.append(Value(one.mean[k], one.ci95[k], one.median[k], one.diverged[k]))
+        return Value(
+            mean=_mean(value.mean for value in values),
+            ci95=_mean(value.ci95 for value in values),
+            median=_mean(value.median for value in values),
+            diverged=sum(value.diverged for value in values),
+        )
+
+    @property
+    def facts(self) -> list[str]:
+        """What a reader must know beside the numbers, one fact a line."""
+        one = self.first
+        seeds = ", ".join("?" if r.seed is None else str(r.seed) for r in self.results)
+        count = f"mean of {len(self.results)} seeds: {seeds}" if len(self.results) > 1 else ""
+        updates = self.shortened or (f"{one.meta_updates:,}" if one.meta_updates else "")
+        facts = [
+            f"{updates} meta-updates" if updates else "",
+            f"{one.tasks} test tasks (fingerprint {one.fingerprint}), 95% CI over tasks",
+            count or f"seed {seeds}",
+            f"step size chosen on validation tasks: {one.tuned}" if one.tuned else "",
+            *self.departures,
+        ]
+        worst = max(max(r.diverged) for r in self.results)
+        if worst:
+            facts.append(f"diverged: {worst} of {one.tasks} tasks at the worst step")
+        if self.passed_over:
+            others = ", ".join(_named(other) for other in self.passed_over)
+            facts.append(f"taken for its most meta-updates, then the newest; not taken: {others}")
+        return [fact for fact in facts if fact]
+
+
+@dataclass(frozen=True)
+class Book:
+    """All experiments that there are results for, and the results that fit none."""
+
+    chosen: dict[str, Chosen]
+    unknown: tuple[tuple[Result, str], ...]
+
+    def get(self, name: str) -> Chosen | None:
+        """What stands for the experiment of that name."""
+        assert name in EXPERIMENTS, name
+        return self.chosen.get(name)
+
+    def missing(self, names: Iterable[str]) -> list[Experiment]:
+        """Which of these experiments have no result."""
+        return [EXPERIMENTS[name] for name in dict.fromkeys(names) if name not in self.chosen]
+
+
+def sort_results(results: Iterable[Result]) -> Book:
+    """Give each result to its experiment."""
+    fitting: dict[str, list[Result]] = {}
+    unknown = []
+    for result in results:
+        experiment, why = experiment_of(result)
+        if experiment is None:
+            unknown.append((result, why))
+        else:
+            fitting.setdefault(experiment.name, []).append(result)
+    chosen = {
+        name: choose(EXPERIMENTS[name], fitting[name]) for name in EXPERIMENTS if name in fitting
+    }
+    return Book(chosen, tuple(unknown))
+
+
+def experiment_of(result: Result) -> tuple[Experiment | None, str]:
+    """The experiment that a result belongs to, and why it is none where it is None."""
+    method, why = method_of(result.settings)
+    if method is None:
+        return None, why
+    alike = [one for one in EXPERIMENTS.values() if one.method == method]
+    for experiment in alike:
+        if all(_same(result.settings.get(key), want) for key, want in experiment.needs.items()):
+            return experiment, ""
+    shown = ", ".join(
+        f"{key} {result.settings.get(key)}"
+        for key in sorted({k for one in alike for k in one.needs})
+    )
+    return None, f"no experiment of the paper has {method} with {shown}"
+
+
+def choose(experiment: Experiment, results: list[Result]) -> Chosen:
+    """The most meta-updates, then the newest; with it other seeds of the same settings."""
+    ordered = sorted(results, key=lambda r: (r.meta_updates or 0, r.date), reverse=True)
+    first = ordered[0]
+    ours = departures(experiment, first)
+    taken = {_seed(first): first}
+    for other in ordered:
+        same = other.meta_updates == first.meta_updates and other.steps == first.steps
+        if same and departures(experiment, other) == ours:
+            taken.setdefault(_seed(other), other)
+    rest = tuple(one for one in ordered if all(one is not other for other in taken.values()))
+    return Chosen(experiment, tuple(taken.values()), rest, ours)
+
+
+def departures(experiment: Experiment, result: Result) -> tuple[str, ...]:
+    """Where the recorded settings differ from the paper's, beside the number of meta-updates."""
+    found = [
+        f"{key} {result.settings[key]} where the paper has {want}"
+        for key, want in experiment.paper.items()
+        if key in result.settings and not _same(result.settings[key], want)
+    ]
+    if result.tasks != TEST_TASKS:
+        found.append(f"{result.tasks} test tasks where the paper has {TEST_TASKS}")
+    if result.device.get("precision") != PRECISION:
+        found.append(f"precision {result.device.get('precision')}, not {PRECISION}")
+    return tuple(found)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return (one or None) == (other or None)
+
+
+def _seed(result: Result) -> tuple[Any, Any]:
+    return result.seed, result.settings.get("data.seed")
+
+
+def _named(result: Result) -> str:
+    updates = "" if result.meta_updates is None else f" ({result.meta_updates:,} meta-updates)"
+    return f"{result.name}{updates}"
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else fmean(v for v in known if v is not None)

@@ -1,0 +1,211 @@
+"""Which run fills which cell: the one list that tables, figures and missing commands share.
+
+An experiment is one test of one trained model: how its result is recognised by the recorded
+settings (results.py), which settings the paper has, and which commands make it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+TEST_TASKS, PRECISION = 600, "32-true"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One test result that the paper has a number or a line for.
+
+    Attributes:
+        method: see methods.py
+        needs: settings that tell it from other experiments of the method; None: any result
+        paper: the paper's settings; a result that has others is shown with them
+        updates: the paper's number of meta-updates; None where it gives none
+        config: name of the file in configs/, without its ending
+        test_flags: what `test` is given beside the checkpoint
+        fit_flags: what `fit` is given beside the config
+    """
+
+    name: str
+    method: str
+    needs: Mapping[str, Any]
+    config: str
+    updates: int | None = None
+    paper: Mapping[str, Any] = field(default_factory=dict)
+    test_flags: tuple[str, ...] = ()
+    fit_flags: tuple[str, ...] = ()
+
+    @property
+    def there(self) -> bool:
+        """Whether the config is part of this version."""
+        return (CONFIGS / f"{self.config}.yaml").is_file()
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """How to make it: fit, then test (of the config's first run)."""
+        data = () if self.config.startswith("sinusoid") or self.method == "rl" else DATA_FLAG
+        fit = ("python train.py fit", f"--config configs/{self.config}.yaml", *self.fit_flags)
+        checkpoint = f"runs/{self.config}/version_0/checkpoints/last.ckpt"
+        test = ("python train.py test", f"--ckpt_path {checkpoint}", *self.test_flags)
+        return " ".join((*fit, *data)), " ".join(test)
+
+
+DATA_FLAG = ("--data.root DATA",)
+SINUSOID_MODEL = {"network.hidden": [40, 40], "data.x_range": [-5, 5]}
+
+
+def _sinusoid(
+    method: str, k_shot: int, half: bool = False, paper: Mapping[str, Any] | None = None
+) -> Experiment:
+    """Sec. 5.1: `half`: all support points in the right half of the range (Fig. 2)."""
+    flags = [f"--data.k_shot {k_shot}"]
+    bounds = [0, 5] if half else None
+    if half:
+        flags.append("--data.support_range '[0, 5]'")
+    name = "sinusoid" + ("" if method == "maml" else f"_{method}")
+    return Experiment(
+        name=f"sinusoid_{method}_k{k_shot}{'_half' if half else ''}",
+        method=method,
+        needs={"data": "datamodules.Sinusoid", "data.k_shot": k_shot, "data.support_range": bounds},
+        config=name,
+        updates=70_000,
+        paper={**SINUSOID_MODEL, **(paper or {})},
+        test_flags=tuple(flags),
+    )
+
+
+def _multi_task(method: str) -> Experiment:
+    """App. C.1: 500 models, averaged; a meta-update is a model."""
+    one = _sinusoid(method, 5)
+    return replace(one, name=f"sinusoid_{method}", updates=500)
+
+
+def _omniglot(n_way: int, k_shot: int, network: str = "Conv4", suffix: str = "") -> Experiment:
+    """Sec. 5.2: 5-way 1 step at 0.4; 20-way 5 steps at 0.1."""
+    name = f"omniglot_{n_way}way_{k_shot}shot{suffix}"
+    steps, inner_lr, tasks = (1, 0.4, 32) if n_way == 5 else (5, 0.1, 16)
+    context = network == "ContextVector"
+    return Experiment(
+        name=name,
+        method="context_vector" if context else "maml",
+        needs={
+            "data": "datamodules.Omniglot",
+            "data.n_way": n_way,
+            "data.k_shot": k_shot,
+            "network": f"lightning_maml.{network}",
+        },
+        config=name,
+        updates=60_000,
+        paper={
+            "data.meta_batch_size": tasks,
+            "model.inner_steps": steps,
+            **({} if context else {"model.inner_lr": inner_lr}),
+        },
+    )
+
+
+def _mini(k_shot: int, method: str = "maml") -> Experiment:
+    """Sec. 5.2: 5 inner steps at 0.01 in training, 10 in test."""
+    name = f"mini_{k_shot}shot" + ("" if method == "maml" else f"_{method}")
+    return Experiment(
+        name=name,
+        method=method,
+        needs={"data": "datamodules.MiniImagenet", "data.n_way": 5, "data.k_shot": k_shot},
+        config=name,
+        updates=60_000,
+        paper={
+            "data.meta_batch_size": 4 if k_shot == 1 else 2,
+            "network.channels": 32,
+            "model.inner_lr": 0.01,
+            "model.inner_steps": 5,
+        },
+    )
+
+
+def _classifier(k_shot: int, method: str) -> Experiment:
+    """Table 1's baselines of mini-ImageNet, of Ravi and Larochelle (2017): one trained network."""
+    one, flags = _mini(k_shot, method), [f"--data.k_shot {k_shot}"]
+    if method != "fine_tuning":
+        flags.append(f"--model.classify_by {method}")
+    return replace(one, config="mini_classifier", updates=30_000, paper={}, test_flags=tuple(flags))
+
+
+def _rl(task: str, method: str = "maml") -> Experiment:
+    """Sec. 5.3. No result is recognised yet: reinforcement learning is not in this version."""
+    name = task if method == "maml" else f"{task}_{method}"
+    return Experiment(name=name, method="rl", needs={"data": None}, config=name, updates=500)
+
+
+RL_TASKS = ("point", "cheetah_velocity", "cheetah_direction", "ant_velocity", "ant_direction")
+RL_METHODS = ("maml", "pretrained", "random", "oracle")
+_MAML = {"model.inner_lr": 0.01, "model.inner_steps": 1}
+
+EXPERIMENTS: Final = {
+    one.name: one
+    for one in (
+        *(_sinusoid("maml", k, paper=_MAML) for k in (5, 10, 20)),
+        *(_sinusoid("maml", k, True, _MAML) for k in (5, 10)),
+        *(_sinusoid("pretrained", k) for k in (5, 10, 20)),
+        *(_sinusoid("pretrained", k, True) for k in (5, 10)),
+        *(_sinusoid("oracle", k) for k in (5, 10, 20)),
+        *(_multi_task(f"multi_task{kind}") for kind in ("", "_l2", "_l2_to_mean")),
+        *(_omniglot(n_way, k) for n_way in (5, 20) for k in (1, 5)),
+        *(_omniglot(5, k, "OmniglotDense", "_dense") for k in (1, 5)),
+        *(_omniglot(5, k, "ContextVector", "_context_vector") for k in (1, 5)),
+        *(_mini(k, method) for method in ("maml", "first_order") for k in (1, 5)),
+        *(
+            _classifier(k, method)
+            for method in ("fine_tuning", "nearest_neighbour")
+            for k in (1, 5)
+        ),
+        *(_rl(task, method) for task in RL_TASKS for method in RL_METHODS),
+        _rl("point", "context"),
+        _rl("cheetah_direction", "context"),
+    )
+}
+
+LAST = -1  # the last inner step of a result
+Source = tuple[str, int]  # name of an experiment, and after how many inner steps
+
+
+def _steps(name: str, *steps: int) -> tuple[Source, ...]:
+    return tuple((name, step) for step in steps)
+
+
+def _shots(name: str, step: int) -> tuple[Source, ...]:
+    return tuple((name.format(k=k), step) for k in (1, 5))
+
+
+# Table of reported.py -> row -> what fills each column; rows that are not here are other systems.
+SOURCES: Final[dict[str, dict[str, tuple[Source, ...]]]] = {
+    "table1.omniglot": {
+        "MAML, no conv": _shots("omniglot_5way_{k}shot_dense", 3),
+        "MAML": (*_shots("omniglot_5way_{k}shot", 3), *_shots("omniglot_20way_{k}shot", 5)),
+    },
+    "table1.mini_imagenet": {
+        "fine-tuning": _shots("mini_{k}shot_fine_tuning", LAST),
+        "nearest neighbour": _shots("mini_{k}shot_nearest_neighbour", LAST),
+        "first-order MAML": _shots("mini_{k}shot_first_order", 10),
+        "MAML": _shots("mini_{k}shot", 10),
+    },
+    "table2": {
+        "multi-task, no regularisation": _steps("sinusoid_multi_task", 1, 5, 10),
+        "multi-task, l2": _steps("sinusoid_multi_task_l2", 1, 5, 10),
+        "multi-task, l2 to mean theta": _steps("sinusoid_multi_task_l2_to_mean", 1, 5, 10),
+        "pretrain on all tasks": _steps("sinusoid_pretrained_k5", 1, 5, 10),
+        "MAML": _steps("sinusoid_maml_k5", 1, 5, 10),
+    },
+    "table3": {
+        "context vector": _shots("omniglot_5way_{k}shot_context_vector", 3),
+        "MAML": _shots("omniglot_5way_{k}shot", 3),
+    },
+    "table4": {
+        "context vector": _steps("point_context", 0, 1, 2, 3),
+        "MAML": _steps("point", 0, 1, 2, 3),
+    },
+    "table5": {
+        "context vector": _steps("cheetah_direction_context", 0, 1, 2, 3),
+        "MAML": _steps("cheetah_direction", 0, 1, 2, 3),
+    },
+}

@@ -1,0 +1,91 @@
+"""Which method of the paper a result is of, by its recorded settings alone.
+
+Classes are told by their names as results have them; none is imported.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+Settings = Mapping[str, Any]  # flat: "model", "model.inner_lr", "network", "data.k_shot", ...
+
+CLASSIFY_BY: Final = ("fine_tuning", "nearest_neighbour")
+REGULARIZATION: Final = {
+    None: "multi_task",
+    "l2": "multi_task_l2",
+    "l2_to_mean": "multi_task_l2_to_mean",
+}
+# A MetaLearner with other values than these is a method of its own, not the paper's.
+NOT_MAML: Final = {
+    "model.learn_inner_lr": None,
+    "model.inner_rule": "sgd",
+    "model.step_weights": None,
+}
+
+
+def kind(class_path: str) -> str:
+    """A class path as package and class: the files between may change.
+
+    >>> kind("lightning_maml.meta_learner.MetaLearner")
+    'lightning_maml.MetaLearner'
+    """
+    parts = class_path.split(".")
+    return f"{parts[0]}.{parts[-1]}"
+
+
+def flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Model, network and data of a result file as one level of settings.
+
+    >>> flat({"model": {"class_path": "a.b.C", "init_args": {"lr": 1}}, "data": None})
+    {'model': 'a.C', 'model.lr': 1}
+    """
+    found: dict[str, Any] = {}
+    for part in ("model", "data"):
+        _add(found, part, content.get(part))
+    network = found.get("model.model")
+    if isinstance(network, Mapping):
+        del found["model.model"]
+        _add(found, "network", network)
+    return found
+
+
+def _add(found: dict[str, Any], part: str, described: Any) -> None:
+    if isinstance(described, Mapping) and isinstance(described.get("class_path"), str):
+        found[part] = kind(described["class_path"])
+        arguments = described.get("init_args") or {}
+        found |= {f"{part}.{name}": value for name, value in arguments.items()}
+
+
+def method_of(settings: Settings) -> tuple[str | None, str]:
+    """The method of the paper, and why it is none where it is None."""
+    learner = settings.get("model")
+    if learner == "lightning_maml.MetaLearner":
+        return _meta_learned(settings)
+    if settings.get("data.task_in_input") and learner != "lightning_maml.Pretrained":
+        return None, "the task in the input belongs to the pretrained oracle"
+    if learner == "lightning_maml.Pretrained":
+        return ("oracle" if settings.get("data.task_in_input") else "pretrained"), ""
+    if learner == "lightning_maml.MultiTaskAverage":
+        regularization = settings.get("model.regularization")
+        if regularization in REGULARIZATION:
+            return REGULARIZATION[regularization], ""
+        return None, f"model.regularization {regularization!r} is none of the paper's"
+    if learner == "lightning_maml.PretrainedClassifier":
+        how = settings.get("model.classify_by")
+        return (how, "") if how in CLASSIFY_BY else (None, f"classify_by {how!r} is unknown")
+    return None, f"the learner {learner} is none of the paper's"
+
+
+def _meta_learned(settings: Settings) -> tuple[str | None, str]:
+    for name, usual in NOT_MAML.items():
+        if settings.get(name, usual) != usual:
+            return None, f"{name} {settings[name]!r}: not the paper's method"
+    if settings.get("data.task_in_input"):
+        return None, "the task in the input belongs to the pretrained oracle"
+    if not settings.get("model.inner_steps", 1):
+        return None, "no inner steps in training"
+    context_only = settings.get("model.adapts") == ["context"]
+    if settings.get("network") == "lightning_maml.ContextVector" or context_only:
+        if not context_only:
+            return None, "a context vector, but `adapts` is not [context]"
+        return "context_vector", ""
+    return ("first_order" if settings.get("model.first_order") else "maml"), ""

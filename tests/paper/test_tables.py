@@ -1,0 +1,147 @@
+"""Tables: our number in its own cell beside the paper's, as text and as Markdown."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lightning_maml.paper import reported
+from lightning_maml.paper.book import sort_results
+from lightning_maml.paper.contents import PARTS
+from lightning_maml.paper.markdown import all_needs, markdown, view_lines
+from lightning_maml.paper.results import read_results
+from lightning_maml.paper.tables import fill, text
+from tests.paper.conftest import store
+
+TABLES = [part for part in PARTS.values() if part.views]
+
+
+def book_of(folder: Path):
+    return sort_results(read_results(folder))
+
+
+@pytest.fixture
+def all_rows(everything) -> dict[str, list[str]]:
+    """Our cells of each row, by the table's and the row's name."""
+    book = book_of(everything)
+    views = [view for part in TABLES for view in part.views(book)]
+    return {
+        f"{view.table.name} {line.name}": [entry.ours for entry in line.entries]
+        for view in views
+        for line in view.lines
+    }
+
+
+def test_every_table_fits_a_terminal(everything, tmp_path) -> None:
+    for book in (book_of(everything), book_of(tmp_path)):
+        for part in TABLES:
+            for view in part.views(book):
+                assert max(map(len, text(view).splitlines())) <= 100
+
+
+def test_each_number_stands_in_its_own_cell(tmp_path) -> None:
+    """Values that say where they belong: 0.51 for 5-way 1-shot, and so on."""
+    for n_way, k_shot in ((5, 1), (5, 5), (20, 1), (20, 5)):
+        steps, mark = range(6), n_way / 100 + k_shot / 1000
+        mean = [0.5 + mark + step / 10_000 for step in steps]
+        store(tmp_path, f"omniglot_{n_way}way_{k_shot}shot", mean=mean, ci95=[0.01] * 6)
+    view = fill(reported.OMNIGLOT, book_of(tmp_path))
+    ours = {line.name: [entry.ours for entry in line.entries] for line in view.lines}
+    assert ours.pop("MAML") == [  # 3 steps at 5-way, 5 at 20-way
+        "55.13 +- 1.00",
+        "55.53 +- 1.00",
+        "70.15 +- 1.00",
+        "70.55 +- 1.00",
+    ]
+    assert {cell for cells in ours.values() for cell in cells} == {""}
+
+
+def test_steps_of_table_2(tmp_path) -> None:
+    mean = [k / 10 for k in range(11)]
+    store(tmp_path, "sinusoid_maml_k5", mean=mean, ci95=[0.01] * 11)
+    store(tmp_path, "sinusoid_maml_k10", mean=[9.0] * 11)
+    lines = text(fill(reported.SINUSOID, book_of(tmp_path))).splitlines()
+    assert lines[-1].split() == [
+        *["ours", "0.100", "+-", "0.010", "0.500", "+-", "0.010", "1.000", "+-", "0.010"]
+    ]
+    assert lines[-2].split() == ["MAML", "paper", "0.67", "0.38", "0.35"]
+
+
+def test_rows_with_a_result_are_filled_and_no_others(all_rows) -> None:
+    other = {"MANN, no conv", "Siamese nets", "matching nets", "neural statistician"}
+    other |= {"memory module", "meta-learner LSTM"}
+    for name, cells in all_rows.items():
+        table, _, row = name.partition(" ")
+        row_scores = next(t for t in reported.TABLES if t.name == table).row(row).scores
+        expected = not (row in other or table in ("table4", "table5"))
+        assert [bool(cell) for cell in cells] == [
+            expected and score is not None for score in row_scores
+        ]
+
+
+def test_a_shortened_run_is_marked_in_every_form(tmp_path) -> None:
+    store(tmp_path, "omniglot_5way_1shot", meta_updates=4_000)
+    book = book_of(tmp_path)
+    view = fill(reported.OMNIGLOT, book)
+    assert "  meta-updates" in text(view)
+    assert "4,000 of 60,000" in text(view)
+    assert "after 4,000 of 60,000 meta-updates ([run](#omniglot_5way_1shot))" in view_lines(view)
+
+
+def test_a_mean_that_is_not_finite_is_marked(tmp_path) -> None:
+    changes = {"mean": [1.0] * 10 + [None], "ci95": [1.0] * 10 + [None]}
+    store(tmp_path, "sinusoid_maml_k5", **changes, median=[0.25] * 11, diverged=[0] * 10 + [1])
+    shown = text(fill(reported.SINUSOID, book_of(tmp_path)))
+    assert "median 0.250*" in shown
+    assert "* The mean is not finite: some tasks diverged." in shown
+
+
+def test_markdown_has_every_number_its_run_and_every_missing_command(tmp_path) -> None:
+    store(tmp_path, "sinusoid_maml_k5", mean=[0.5] * 11, ci95=[0.04] * 11)
+    book = book_of(tmp_path)
+    shown = markdown(book, "the command", ["figure3"])
+    assert "| MAML | 0.500 +- 0.040 ([run](#sinusoid_maml_k5)) | 0.67 |" in shown
+    assert "![Figure 3" in shown
+    assert "![Figure 6" not in shown
+    for fact in ("A CPU", "torch 2.14.1", "2026-11-20", "seed 0", "600 test tasks", "the command"):
+        assert fact in shown
+    assert "python train.py test --ckpt_path runs/sinusoid_maml_k5/last.ckpt" in shown
+    for need in all_needs(book):
+        assert f"### {need.what}\n" in shown
+    links, headings = (
+        set(re.findall(r"\]\(#(\w+)\)", shown)),
+        re.findall(r"^### (\w+)$", shown, re.M),
+    )
+    assert links <= set(headings)
+    assert len(headings) == len(set(headings))
+
+
+def test_missing_cells_name_their_commands(tmp_path) -> None:
+    book = book_of(tmp_path)
+    needs = {need.what: need for need in all_needs(book)}
+    assert needs["omniglot_20way_5shot"].commands == (
+        "python train.py fit --config configs/omniglot_20way_5shot.yaml --data.root DATA",
+        "python train.py test "
+        "--ckpt_path runs/omniglot_20way_5shot/version_0/checkpoints/last.ckpt",
+    )
+    assert needs["sinusoid_maml_k5_half"].commands == (
+        "python train.py fit --config configs/sinusoid.yaml",
+        "python train.py test --ckpt_path runs/sinusoid/version_0/checkpoints/last.ckpt "
+        "--data.k_shot 5 --data.support_range '[0, 5]'",
+    )
+    assert needs["omniglot_20way_5shot"].why == "no result"
+    assert needs["point"].why.endswith("is not in this version")
+
+
+def test_a_result_without_fits_or_steps_is_to_be_tested_again(tmp_path) -> None:
+    short = {"steps": [0, 1], "mean": [1.0, 1.0], "ci95": [0.1, 0.1], "median": [1.0, 1.0]}
+    store(tmp_path, "sinusoid_maml_k5", **short, diverged=[0, 0], fits=None)
+    needs = [need for need in all_needs(book_of(tmp_path)) if need.what.endswith("_again")]
+    assert [need.why for need in needs] == [
+        "sinusoid_maml_k5/test_result.json has no 5 inner steps, only 1",
+        "sinusoid_maml_k5/test_result.json has no 10 inner steps, only 1",
+        "sinusoid_maml_k5/test_result.json has no fits",
+    ]
+    assert {need.commands for need in needs} == {
+        ("python train.py test --ckpt_path runs/sinusoid_maml_k5/last.ckpt",)
+    }
