@@ -6,13 +6,14 @@
 from pathlib import Path
 from typing import final
 
+from datamodules.class_batches import ClassBatches
 from datamodules.download import fetch, zenodo_files
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
 from datamodules.image_cache import ClassImages, cache_folder, cached_images
 from datamodules.image_episodes import image_tasks
 from datamodules.mini_layouts import PLACES, find_layout
-from datamodules.settings import Batches, Shots
+from datamodules.settings import Batches, Shots, check_at_least
 from datamodules.split_checks import check_disjoint_images, check_disjoint_names
 
 ZENODO = "https://zenodo.org"
@@ -38,6 +39,8 @@ class MiniImagenet(EpisodicDataModule):
         meta_batch_size: training tasks per batch (and process)
         eval_batch_size: tasks per evaluation batch
         train_batches_per_epoch: length of an epoch
+        class_batch_size: if given, training batches are no tasks, but so many images of all
+            training classes with their class numbers, `meta_batch_size` times (class_batches.py)
         val_tasks: fixed validation tasks
         test_tasks: fixed test tasks
         download: fetch the pickles to `root` from Zenodo if there is no data
@@ -59,6 +62,7 @@ class MiniImagenet(EpisodicDataModule):
         meta_batch_size: int = 2,
         eval_batch_size: int = 4,
         train_batches_per_epoch: int = 500,
+        class_batch_size: int | None = None,
         val_tasks: int = 200,
         test_tasks: int = 600,
         download: bool = False,
@@ -79,6 +83,9 @@ class MiniImagenet(EpisodicDataModule):
         )
         self.save_hyperparameters()
         self.shots = Shots(n_way, k_shot, query_shot, eval_query_shot)
+        if class_batch_size is not None:
+            check_at_least("class_batch_size", class_batch_size, 1)
+        self.class_batch_size = class_batch_size
         self.root = Path(root).expanduser()
         self.download = download
         self.cache_dir = cache_dir
@@ -96,7 +103,13 @@ class MiniImagenet(EpisodicDataModule):
 
     def load_tasks(self) -> dict[str, TaskSampler]:
         """One sampler per split."""
-        return image_tasks(self.class_images(), self.shots, self.batches.seed)
+        images = self.class_images()
+        samplers = image_tasks(images, self.shots, self.batches.seed)
+        if self.class_batch_size is not None:
+            samplers["train"] = ClassBatches(
+                images["train"], self.batches.seed, self.class_batch_size
+            )
+        return samplers
 
     def class_images(self) -> dict[str, ClassImages]:
         """The images of each split.

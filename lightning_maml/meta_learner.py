@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -31,6 +31,7 @@ from lightning_maml.run.callbacks import callbacks_for
 from lightning_maml.run.progress import TaskRate
 from lightning_maml.step_sizes import Learned, StepSizes
 from lightning_maml.task_curve import EvalResult, TaskCurve, summarize
+from lightning_maml.weights import weights_file
 
 
 class MetaLearner(LightningModule):
@@ -128,6 +129,15 @@ class MetaLearner(LightningModule):
 
     # -- what other code calls ------------------------------------------------------------------
 
+    @classmethod
+    def from_pretrained(cls, name: str) -> Self:
+        """A learner with meta-trained weights that come with the package (weights/<name>.md).
+
+        Raises:
+            ValueError: naming the weights there are.
+        """
+        return cls.load_from_checkpoint(weights_file(name), map_location="cpu", weights_only=True)
+
     def meta_loss(self, episode: Episode) -> Tensor:
         """Meta-loss of a batch of tasks (Eq. 1, mean over tasks), a scalar.
 
@@ -191,6 +201,8 @@ class MetaLearner(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Have it ready for `on_train_start`."""
+        if self._trainer is not None and self._trainer.precision == "64-true":
+            self.double()  # Lightning does so later, when it has rounded the weights to 32 bits
         self._gathered = checkpoint.get("gathered")
 
     def on_train_start(self) -> None:

@@ -32,6 +32,10 @@ PAPER = {
     "mini_5shot": (5, 15, 0.01, 5, 10, 2, 60_000),
     "mini_5shot_first_order": (5, 15, 0.01, 5, 10, 2, 60_000),
 }
+PAPER |= {  # the same with a shorter schedule, of ours
+    "omniglot_5way_1shot_short": (1, 1, 0.4, 1, 3, 32, 4_000),
+    "omniglot_5way_5shot_short": (5, 5, 0.4, 1, 3, 16, 4_000),
+}
 NETWORKS = {
     "sinusoid": {"in_features": 1, "out_features": 1, "hidden": [40, 40], "init": "pytorch"},
     "omniglot": {
@@ -201,6 +205,19 @@ def test_ways_of_omniglot_differ_in_seven_keys(k_shot) -> None:
 def test_dense_differs_in_the_network_only(k_shot) -> None:
     keys = differing(f"omniglot_5way_{k_shot}shot", f"omniglot_5way_{k_shot}shot_dense")
     assert {key for key in keys if not key.startswith("model.model.")} == {"model.adapts"}
+
+
+@pytest.mark.parametrize(("k_shot", "smaller"), [(1, set()), (5, {"data.meta_batch_size"})])
+def test_short_runs_differ_in_their_schedule(k_shot, smaller) -> None:
+    one, other = f"omniglot_5way_{k_shot}shot", f"omniglot_5way_{k_shot}shot_short"
+    schedule = {"class_path", "T_max"}
+    assert differing(one, other) == smaller | {
+        "trainer.max_steps",
+        *(f"model.scheduler.{key}" for key in schedule),
+    }
+    settings = load(other)
+    updates = settings["model"]["init_args"]["scheduler"]["init_args"]["T_max"]
+    assert updates == settings["trainer"]["max_steps"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """Whole runs: what users of other implementations suffered in them, checkpoints, figures."""
 
 import gc
+import os
+import signal
 import threading
 from functools import partial
 from pathlib import Path
@@ -247,6 +249,56 @@ def test_the_last_update_is_saved_where_no_validation_follows(tmp_path: Path) ->
     assert (tmp_path / "last.ckpt").read_text() == "of another run"
 
 
+@pytest.mark.parametrize(
+    ("limit", "updates"),
+    [
+        ({"max_epochs": 3, "check_val_every_n_epoch": 2}, 15),  # no validation follows
+        ({"max_steps": 5, "val_check_interval": 3}, 5),  # nor here, at the epoch's end
+        ({"max_epochs": 2}, 10),
+    ],
+)
+def test_every_end_leaves_a_checkpoint_to_go_on_from(tmp_path: Path, limit, updates) -> None:
+    def run(folder: str, checkpoint: Path | None = None, **limits: Any) -> MetaLearner:
+        saver = ModelCheckpoint(
+            tmp_path / folder, filename="last", enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )  # fmt: skip
+        maml = learner()
+        trainer(
+            tmp_path, callbacks=[saver], enable_checkpointing=True, **({"max_steps": -1} | limits)
+        ).fit(maml, data(), ckpt_path=checkpoint, weights_only=True)
+        return maml
+
+    torch.manual_seed(0)
+    run("one", **limit)
+    (path,) = (tmp_path / "one").iterdir()
+    assert torch.load(path, weights_only=True)["global_step"] == updates
+    rest = limit | {"max_epochs": -1, "max_steps": 20}
+    resumed = run("one", path, **rest)
+    torch.manual_seed(0)
+    straight = run("two", **rest)
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("interval", [1, 2, "00:00:15:00", 1.0])
+def test_a_signal_is_obeyed_however_often_the_run_validates(tmp_path: Path, interval) -> None:
+    class Terminate(Callback):
+        def on_train_batch_start(self, run: Trainer, *args: Any) -> None:
+            if run.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    saver = ModelCheckpoint(tmp_path, filename="last", enable_version_counter=False)
+    run = trainer(
+        tmp_path, max_steps=50, val_check_interval=interval, callbacks=[Terminate(), saver],
+        enable_checkpointing=True,
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        run.fit(learner(), data())
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] in (3, 4)
+
+
 def test_generators_are_put_back() -> None:
     import random
 
@@ -268,6 +320,12 @@ def test_tasks_are_drawn_where_there_is_a_way_to() -> None:
     assert len(draw(episode, maml.outputs(episode))) == episode.tasks
     wide = Episode(*(torch.zeros(2, 3, 4) for _ in range(4)))
     assert draw(wide, torch.zeros(2, 2, 3, 4)) == []
+    numbers = Episode(*(torch.rand(2, 3, 1) for _ in range(4)))
+    assert len(draw(numbers, torch.rand(2, 2, 3, 1))) == 2
+    assert draw(numbers, torch.rand(2, 2, 3, 2)) == []  # a mean and a variance, say
+    classes = Episode(torch.rand(2, 3, 1), torch.zeros(2, 3).long(), torch.rand(2, 3, 1),
+                      torch.zeros(2, 3).long())  # fmt: skip
+    assert draw(classes, torch.rand(2, 2, 3, 5)) == []
 
 
 def test_figures_reach_tensorboard(tmp_path: Path) -> None:

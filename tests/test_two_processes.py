@@ -72,6 +72,25 @@ def train_and_test(folder: Path, processes: int) -> None:
     run.test(maml, data, verbose=False)
 
 
+def dropping_run(folder: Path, processes: int, *callbacks: Callback, **settings: Any) -> None:
+    """Ten updates of a net that draws random numbers, others in each process."""
+
+    class Seed(Callback):
+        def on_fit_start(self, run: Trainer, pl_module: object) -> None:
+            torch.manual_seed(run.global_rank)
+
+    torch.manual_seed(0)
+    maml = MetaLearner(Dropping(), loss=F.mse_loss, inner_lr=0.01)
+    saver = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
+    run = several(
+        folder, processes, max_epochs=1, callbacks=[Seed(), *callbacks, saver],
+        enable_checkpointing=True, inference_mode=False,
+    )  # fmt: skip
+    run.fit(maml, Sinusoid(train_batches_per_epoch=10), weights_only=True, **settings)
+    if run.is_global_zero:
+        torch.save(maml.state_dict(), folder / "weights.pt")
+
+
 def terminated(folder: Path, processes: int) -> None:
     """SIGTERM reaches the second process alone, in the third of ten batches."""
 
@@ -80,11 +99,12 @@ def terminated(folder: Path, processes: int) -> None:
             if run.global_rank == 1 and args[-1] == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    saver = ModelCheckpoint(folder, filename="last")
-    run = several(
-        folder, processes, max_epochs=1, callbacks=[Terminate(), saver], enable_checkpointing=True
-    )
-    run.fit(MetaLearner(Dropping(), loss=F.mse_loss), Sinusoid(train_batches_per_epoch=10))
+    dropping_run(folder, processes, Terminate())
+
+
+def resumed(folder: Path, processes: int) -> None:
+    """Goes on from there."""
+    dropping_run(folder, processes, ckpt_path=folder / "last.ckpt")
 
 
 # -- what comes out ----------------------------------------------------------------------------
@@ -157,15 +177,19 @@ def train_losses(folder: Path) -> list[float]:
     return [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
 
 
-def test_processes_stop_together(tmp_path: Path) -> None:
-    """All after the same batch, with one checkpoint that holds each one's generators."""
-    done = start(terminated, tmp_path, 2)
+def test_processes_stop_together_and_go_on(tmp_path: Path) -> None:
+    """After the same batch, with one checkpoint that holds the generators of each."""
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    done = start(dropping_run, straight, 2)
+    assert done.returncode == 0, done.stderr
+    done = start(terminated, stopped, 2)
     assert done.returncode == 143, done.stderr
-    (path,) = tmp_path.rglob("*.ckpt")
-    checkpoint = torch.load(path, weights_only=True)
-    assert checkpoint["global_step"] == 3
-    first, second = (g["torch"] for g in checkpoint["callbacks"]["RunState"]["generators"])
-    assert first.shape == second.shape
+    (path,) = stopped.rglob("*.ckpt")
+    assert torch.load(path, weights_only=True)["global_step"] == 3
+    done = start(resumed, stopped, 2)
+    assert done.returncode == 0, done.stderr
+    others = torch.load(stopped / "weights.pt", weights_only=True)
+    assert_same_weights(straight, others, 0.0)
 
 
 if __name__ == "__main__":

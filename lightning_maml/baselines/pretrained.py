@@ -81,7 +81,7 @@ class Pretrained(MetaLearner):
         self.fine_tuning_lrs = check_step_sizes(fine_tuning_lrs)
         self.higher_is_better = higher_is_better(self.metric, self.loss)
         self._validation_step_sizes = self.inner_loop.step_sizes
-        self.tuning: Tuning | None = None
+        self.tuning: Tuning[Any] | None = None
 
     def on_validation_epoch_start(self) -> None:
         """Fine-tune with the fixed step size."""

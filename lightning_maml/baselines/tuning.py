@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,20 +15,22 @@ from lightning_maml.task_curve import EvalResult, TaskCurve, summarize
 
 log = logging.getLogger(__name__)
 
+Candidate = TypeVar("Candidate", float, tuple[float, float])
+
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Generic[Candidate]):
     """What was tried, and what was chosen.
 
     Attributes:
-        step_sizes: the grid.
+        step_sizes: the grid; of step sizes that change with the steps, what they are made of.
         means: of each, the mean validation metric after the last inner step.
-        chosen: the step size with the best mean; of equals, the first.
+        chosen: the one with the best mean; of equals, the first.
     """
 
-    step_sizes: tuple[float, ...]
+    step_sizes: tuple[Candidate, ...]
     means: tuple[float, ...]
-    chosen: float
+    chosen: Candidate
 
     def facts(self) -> dict[str, Any]:
         """As the result file has it; means that are not finite become null there."""
@@ -55,8 +57,8 @@ def check_step_sizes(step_sizes: Sequence[float]) -> tuple[float, ...]:
 
 
 def tune(
-    step_sizes: Sequence[float], mean_of: Callable[[float], float], higher_is_better: bool
-) -> Tuning:
+    step_sizes: Sequence[Candidate], mean_of: Callable[[Candidate], float], higher_is_better: bool
+) -> Tuning[Candidate]:
     """The best of a grid; `mean_of` a step size is what it is judged by.
 
     A mean that is not finite (a task diverged) is worse than any other.
@@ -75,7 +77,7 @@ def tune(
         )
     chosen = step_sizes[scores.index(best)]
     if len(step_sizes) > 1 and chosen in (min(step_sizes), max(step_sizes)):
-        log.info("The best step size, %g, is at the edge of `fine_tuning_lrs`.", chosen)
+        log.info("The best step size, %s, is at the edge of `fine_tuning_lrs`.", chosen)
     return Tuning(tuple(step_sizes), means, chosen)
 
 

@@ -10,6 +10,7 @@ import torch.distributed
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_maml.run.files import write_whole
 
@@ -60,6 +61,11 @@ class RunState(Callback):
         """Put the generators back, unless another number of processes goes on with the run."""
         if len(self._resumed) == trainer.world_size:
             set_generator_states(self._resumed[trainer.global_rank])
+        elif self._resumed:
+            rank_zero_info(
+                f"The random generators start anew: the checkpoint is of {len(self._resumed)} "
+                f"processes, and these are {trainer.world_size}."
+            )
         self._resumed = []
 
     def on_load_checkpoint(

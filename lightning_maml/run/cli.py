@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_maml.run.console import debugging, fail, readable_output, without_boilerplate
+from lightning_maml.run.files import unused_stem
 from lightning_maml.run.folder import run_folder
 from lightning_maml.run.from_checkpoint import (
     RUNS,
@@ -45,8 +46,11 @@ def run(args: list[str] | None = None) -> None:
     with readable_output(["lightning_maml", "datamodules"]):
         try:
             MetaLearningCLI(sys.argv[1:] if args is None else args)
-        finally:
-            finish()
+        except BaseException as error:
+            code = error.code if isinstance(error, SystemExit) else 1
+            finish(code if isinstance(code, int) else 1)
+            raise
+        finish(0)
 
 
 class Parser(LightningArgumentParser):
@@ -67,13 +71,17 @@ class SaveConfig(SaveConfigCallback):
     """Leaves the whole config in the run's folder, and with W&B."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """As in Lightning, which would have it in the parent of all folders of W&B runs."""
+        """As in Lightning, which would have it in the parent of all folders of W&B runs.
+
+        A resumed run whose only logger is W&B's goes on in its folder: it gets ``config_2.yaml``.
+        """
         folder = run_folder(trainer)
         if self.already_saved or not trainer.is_global_zero:
             return
         self.already_saved = True
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / self.config_filename, skip_none=False)
+        name = unused_stem(folder, Path(self.config_filename).stem, [".yaml"])
+        self.parser.save(self.config, folder / f"{name}.yaml", skip_none=False)
         if (logger := wandb_logger(trainer)) is not None:
             logger.log_hyperparams({"config": _plain(self.parser, self.config)})
 

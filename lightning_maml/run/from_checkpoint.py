@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-FREE = ("eval_inner_steps", "tasks_at_once", "compile")
+FREE = ("eval_inner_steps", "tasks_at_once", "compile", "classify_by")
 RUNS = Path("runs")
 NAMES = ("last", "best")
 
@@ -132,4 +132,5 @@ def _folder_of_runs(logger: Any) -> Path:
     options = first.get("init_args") if hasattr(first, "get") else None
     if not options or not options.get("save_dir"):
         return RUNS
-    return Path(options["save_dir"]) / (options.get("name") or "")
+    wandb = str(first.get("class_path")).endswith("WandbLogger")  # its folders are by project
+    return Path(options["save_dir"]) / (options.get("project" if wandb else "name") or "")

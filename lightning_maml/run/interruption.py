@@ -1,4 +1,4 @@
-"""Every end of a training leaves a checkpoint: the last update, Ctrl-C and SIGTERM."""
+"""Every end of a training leaves a checkpoint: its limits, Ctrl-C and SIGTERM."""
 
 import signal
 import threading
@@ -17,21 +17,24 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulStop(Callback):
-    """Writes ``last.ckpt`` when the run ends, at `max_steps` or by a first SIGINT or SIGTERM.
+    """Writes ``last.ckpt`` when the run ends, by itself or by a first SIGINT or SIGTERM.
 
     A signal is obeyed after the batch under way; the program then ends with the exit code of the
     signal, 130 or 143. A second signal stops it at once, without a checkpoint. All processes of a
     distributed run stop after the same batch, even if only one of them got the signal. Where a
-    validation follows, that and one more batch come first, since a run cannot go on from between.
+    validation follows, that and one more batch come first, since a run that goes on from between
+    would leave the validation out.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._put_off = False  # a validation came first
+        self._saved = -1  # meta-update of the newest checkpoint of ours
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen for the signals."""
-        self.received = None
+        self.received, self._put_off = None, False
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
@@ -47,20 +50,26 @@ class GracefulStop(Callback):
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         over = 0 <= trainer.max_steps <= trainer.global_step
-        if not (stop or over) or validation_follows(trainer, batch_idx):
+        if not (stop or over):
             return
-        path = _path(trainer)
-        if path is not None:
-            trainer.save_checkpoint(path)
+        if validation_follows(trainer) and not self._put_off:
+            self._put_off = True
+            return
+        path, self._saved = _save(trainer), trainer.global_step
         if stop and not over:
             rank_zero_info(
                 f"Stopped; the run can go on with --ckpt_path {path}" if path else "Stopped"
             )
             self.teardown(trainer, pl_module, "fit")
-            raise SystemExit(128 + (self.received or signal.SIGTERM))
+            # Of the others Lightning takes it for a crash, and kills the first process for it.
+            failed = trainer.is_global_zero
+            raise SystemExit(128 + (self.received or signal.SIGTERM) if failed else 0)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen no more."""
+        """Leave a checkpoint if the last update has none; listen no more."""
+        saved = {self._saved, *(saver._last_global_step_saved for saver in _savers(trainer))}
+        if trainer.global_step not in saved:
+            _save(trainer)
         self.teardown(trainer, pl_module, "fit")
 
     def on_exception(
@@ -77,26 +86,29 @@ class GracefulStop(Callback):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            self.teardown(None, None, "fit")  # type: ignore[arg-type]
+            # Not the handler from before: Lightning's only takes note of a SIGTERM.
+            at_once = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, at_once)
             signal.raise_signal(number)
             return
         self.received = number
         rank_zero_info("\nStopping after this batch, with a checkpoint; once more: at once.")
 
 
-def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether the trainer validates right after training batch `batch_idx` of the epoch."""
-    every = trainer.check_val_every_n_epoch
-    if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
-        return False
-    batches = batch_idx + 1 if every else trainer.fit_loop.total_batch_idx + 1
-    last = bool(every) and trainer.is_last_batch
-    return last or batches % (trainer.val_check_batch or 1) == 0
+def validation_follows(trainer: Trainer) -> bool:
+    """Whether the trainer validates right after the training batch that ends now."""
+    loop = trainer.fit_loop
+    fetcher = loop._data_fetcher
+    return fetcher is not None and loop.epoch_loop._should_check_val_fx(fetcher)
 
 
-def _path(trainer: Trainer) -> Path | None:
-    """Where the checkpoint goes; None if the run wants none."""
-    savers = [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
+def _savers(trainer: Trainer) -> list[ModelCheckpoint]:
+    return [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
+
+
+def _save(trainer: Trainer) -> Path | None:
+    """Write ``last.ckpt`` and return its path; None if the run wants no checkpoints."""
+    savers = _savers(trainer)
     if not savers:
         return None
     folder = Path(savers[0].dirpath or run_folder(trainer) / "checkpoints")
@@ -104,4 +116,5 @@ def _path(trainer: Trainer) -> Path | None:
     ours = {p for saver in savers for p in (saver.best_model_path, saver.last_model_path)}
     if path.exists() and str(path) not in ours:  # of another run
         path = folder / f"{unused_stem(folder, 'last', ['.ckpt'])}.ckpt"
+    trainer.save_checkpoint(path)
     return path

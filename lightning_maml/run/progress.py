@@ -1,5 +1,6 @@
 """The progress bar: meta-updates of the whole run, what they bring, how long they still take."""
 
+import os
 import sys
 import time
 from typing import Any, Protocol, cast
@@ -108,7 +109,9 @@ class MetaProgressBar(ProgressBar):
         terminal = sys.stderr.isatty()
         settings = {"bar_format": BAR if total else BAR_WITHOUT_END, **options}
         if terminal:
-            settings |= {"dynamic_ncols": True, "mininterval": 0.1}
+            known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+            width = {"dynamic_ncols": True} if known else {"ncols": 80}
+            settings |= {**width, "mininterval": 0.1}
         else:
             settings |= {"file": Lines(), "ncols": 80, "mininterval": SECONDS_BETWEEN_LINES}
         return tqdm(

@@ -82,7 +82,8 @@ def draw(episode: Episode, outputs: Tensor) -> list[Picture]:
         predicted = outputs[-1].argmax(dim=-1)
         tasks = zip(episode.query_x, episode.query_y, predicted, strict=True)
         return [classified_images(*task) for task in tasks]
-    if shape.numel() == 1 and episode.query_y.shape[2:].numel() == 1:
+    numbers = (shape, episode.query_y.shape[2:], outputs.shape[3:])
+    if all(part.numel() == 1 for part in numbers) and episode.query_y.ndim == outputs.ndim - 1:
         return [
             fitted_curve((sx, sy), (qx, qy), before, after)
             for sx, sy, qx, qy, before, after in zip(*episode, outputs[0], outputs[-1], strict=True)

@@ -5,7 +5,6 @@ of both parts together are those of a run that was never stopped: what W&B lost 
 killed is logged again from the checkpoint, and what it has already is not logged twice.
 """
 
-import netrc
 import os
 import shlex
 import sys
@@ -14,7 +13,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
@@ -57,16 +55,20 @@ class WandbLogger(LightningWandbLogger):
         notes: str | None = None,
         log_model: Literal["all"] | bool = False,
     ) -> None:
+        import wandb  # half a second, and only for runs that log with it
+
         super().__init__(
             name=name, project=project, save_dir=save_dir, id=id, log_model=log_model,
             entity=entity, group=group, job_type=job_type, tags=tags, notes=notes,
         )  # fmt: skip
-        del self._wandb_init["anonymous"]  # W&B warns of it, even of None
+        self._wandb_init.pop("anonymous", None)  # W&B warns of it, even of None
+        self._open: dict[str, Any] = {}  # the newest row, which W&B gets when it is complete
         self._rows: deque[tuple[float, dict[str, Any]]] = deque()  # at risk, with their time
         self._last = -1  # meta-update of the last row
         self._on_record = -1  # W&B has the rows up to this meta-update from before a resume
         self._folders: list[Path] = []  # of all parts of an offline run
-        self._set(x_transaction_log_flush_interval=1.0)
+        self._settings = wandb.Settings(x_transaction_log_flush_interval=1.0)
+        self._wandb_init["settings"] = self._settings
         if offline or not _has_login():
             self._go_offline()
 
@@ -83,6 +85,10 @@ class WandbLogger(LightningWandbLogger):
         content = read_checkpoint(path)
         state = _state_in(content)
         if state is None:
+            return
+        chosen = self._id or os.environ.get("WANDB_RUN_ID")
+        if chosen not in (None, state["id"]):
+            rank_zero_info(f"W&B: run {chosen}, as it was set, and not {state['id']} from {path}.")
             return
         newer = _newer_checkpoint(path, content["global_step"], state["id"])
         if newer is not None:
@@ -124,9 +130,14 @@ class WandbLogger(LightningWandbLogger):
 
     def finalize(self, status: str) -> None:
         """Say where the run is, if it is not with W&B yet."""
+        self._flush()
         super().finalize(status)
         if self._experiment is not None and self._folders:
             rank_zero_info(f"W&B: logged offline; to upload: {self._upload()}")
+
+    def forget_open_row(self) -> None:
+        """Drop the newest row: it is not complete, and comes again when the run goes on."""
+        self._open = {}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs for the run to go on."""
@@ -139,16 +150,8 @@ class WandbLogger(LightningWandbLogger):
 
     def _go_offline(self) -> None:
         self._wandb_init["mode"] = "offline"
-        self._set(silent=True)  # its lines would not name the folder of the part before a resume
-
-    def _set(self, **settings: Any) -> None:
-        """Settings of W&B, as far as its version has them."""
-        import wandb
-
-        current = self._wandb_init.setdefault("settings", wandb.Settings())
-        for name, value in settings.items():
-            if name in wandb.Settings.model_fields:
-                setattr(current, name, value)
+        # W&B's own lines would not name the folder of the part before a resume.
+        self._settings.silent = True
 
     def _begin(self, run: Any) -> None:
         """Find out what W&B has of the run, and log what it has not."""
@@ -168,12 +171,21 @@ class WandbLogger(LightningWandbLogger):
         return shlex.join(["wandb", "sync", *map(os.path.relpath, self._folders)])
 
     def _log(self, row: Mapping[str, Any]) -> None:
-        values = {name: value for name, value in row.items() if name != "_step"}
-        self.experiment.log(values, step=row["_step"])
+        if self._open and self._open["_step"] < row["_step"]:
+            self._flush()
+        self._open |= row
+
+    def _flush(self) -> None:
+        row, self._open = self._open, {}
+        if row:
+            step = row.pop("_step")
+            self.experiment.log(row, step=step)
 
 
 class WandbState(Callback):
     """Keeps in each checkpoint what the W&B run needs to go on from there."""
+
+    logger: WandbLogger | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remember the logger, and tell it where the run comes from."""
@@ -190,6 +202,13 @@ class WandbState(Callback):
         """Of the first process: the others have no run."""
         return {} if self.logger is None else self.logger.state()
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """What a validation that was broken off has logged is half a row."""
+        if self.logger is not None and trainer.validating:
+            self.logger.forget_open_row()
+
 
 def wandb_logger(trainer: Trainer) -> WandbLogger | None:
     """The trainer's `WandbLogger`, if it has one."""
@@ -203,33 +222,37 @@ def _state_in(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _newer_checkpoint(path: Path, updates: int, run_id: str) -> Path | None:
     """A checkpoint of the same W&B run, perhaps of a part of it, that goes further than `path`."""
-    runs = path.absolute().parents[2] if path.parent.name == "checkpoints" else path.parent
-    for other in sorted(runs.rglob("*.ckpt")):
-        if other.stat().st_mtime_ns > path.stat().st_mtime_ns:
-            content = read_checkpoint(other)
-            same = (_state_in(content) or {}).get("id") == run_id
-            if same and content["global_step"] > updates:
-                return other
+    folder = path.absolute().parent
+    in_run = folder.name == "checkpoints" and len(folder.parents) > 1
+    others = folder.parents[1].rglob("*.ckpt") if in_run else folder.glob("*.ckpt")
+    for other in sorted(others):
+        try:
+            newer = other.stat().st_mtime_ns > path.stat().st_mtime_ns
+            content = read_checkpoint(other) if newer else {}
+        except (OSError, ValueError):  # gone by now, or something else under such a name
+            continue
+        same = (_state_in(content) or {}).get("id") == run_id
+        if same and content.get("global_step", 0) > updates:
+            return other
     return None
 
 
-def finish() -> None:
+def finish(exit_code: int) -> None:
     """End the W&B run of this process, if there is one, so that all of it is written."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.finish()
+        wandb.finish(exit_code)
 
 
 def _has_login() -> bool:
     """Whether W&B would neither ask for a key nor fail; `wandb.login` might wait for the server."""
-    import wandb
-
     if os.environ.get("WANDB_MODE", "online") not in ("online", "shared", "run"):
         return os.environ["WANDB_MODE"] == "disabled"
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    try:
-        known = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return known.authenticators(urlsplit(wandb.Settings().base_url).hostname or "") is not None
+    import wandb
+    from wandb.sdk.lib.wbauth.wbnetrc import read_netrc_auth
+
+    settings = wandb.Settings()
+    settings.update_from_env_vars(dict(os.environ))
+    return read_netrc_auth(host=settings.base_url) is not None

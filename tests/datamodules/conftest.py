@@ -1,4 +1,4 @@
-"""Synthetic images whose pixels say who they are, and the real data where it is at hand."""
+"""Synthetic images whose pixels say who they are, and real mini-ImageNet where it is at hand."""
 
 import zipfile
 from collections.abc import Callable, Sequence
@@ -11,7 +11,6 @@ from PIL import Image
 
 from datamodules.image_cache import ClassImages
 
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 MINI_ZIPS = [f"mini-imagenet-84-{name}.zip" for name in ("train-a", "train-b", "val", "test")]
 TWICE = {  # the pictures that mini-ImageNet holds in train and in val
     "n0388860500000646",
@@ -30,26 +29,9 @@ TWICE = {  # the pictures that mini-ImageNet holds in train and in val
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real data. Only where there is none at all may a test be skipped."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip("real data is not at hand (../shared/data)")
-    return SHARED_DATA
-
-
-@pytest.fixture(scope="session")
 def mini_zips(real_data: Path) -> list[Path]:
     """The files that mini-ImageNet is shipped in."""
     return [real_data / name for name in MINI_ZIPS]
-
-
-@pytest.fixture(scope="session")
-def omniglot_root(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of Omniglot."""
-    root = tmp_path_factory.mktemp("omniglot")
-    with zipfile.ZipFile(real_data / "omniglot-py.zip") as archive:
-        archive.extractall(root)
-    return root
 
 
 @pytest.fixture(scope="session")

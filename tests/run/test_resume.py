@@ -75,11 +75,14 @@ class Dropping(torch.nn.Module):
 
 
 class EndBy(Callback):
-    """Sends this process a signal after batch `batch` of the run, counted from 1."""
+    """Sends this process a signal at batch `batch` of the run, counted from 1.
+
+    Of a negative number: twice, in that validation of the run.
+    """
 
     def __init__(self, number: int = 0, batch: int = 0) -> None:
         self.number, self.batch = number, batch
-        self.seen = 0
+        self.seen = self.validations = 0
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -88,6 +91,13 @@ class EndBy(Callback):
         self.seen += 1
         if self.seen == self.batch:
             os.kill(os.getpid(), self.number)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count, and send it twice."""
+        self.validations += 1
+        if self.validations == -self.batch:
+            for _ in range(2):
+                os.kill(os.getpid(), self.number)
 
 
 def fit(folder: Path, *flags: str, when: str, end: tuple[int, int] = (0, 0)) -> tuple[int, str]:
@@ -153,18 +163,25 @@ ENDS = {
     "killed": (signal.SIGKILL, 45),
     "terminated": (signal.SIGTERM, 32),
     "Ctrl-C": (signal.SIGINT, 40),
+    "Ctrl-C twice": (signal.SIGINT, -4),
+    "terminated twice": (signal.SIGTERM, -4),
 }
+CODES = {"killed": -9, "terminated": 143, "Ctrl-C": 130, "Ctrl-C twice": 1, "terminated twice": -15}
 
 
 @pytest.mark.parametrize(
-    ("how", "workers"), [("killed", 0), ("killed", 2), ("terminated", 0), ("Ctrl-C", 2)]
-)
+    ("how", "workers"),
+    [
+        ("killed", 0), ("killed", 2), ("terminated", 0), ("Ctrl-C", 2),
+        ("Ctrl-C twice", 0), ("terminated twice", 2),
+    ],
+)  # fmt: skip
 def test_a_run_goes_on_as_if_nothing_had_happened(straight, tmp_path, how, workers) -> None:
     """A34, A38: weights, optimizer, scheduler to the bit; the curve without gap or step back."""
     folder, when = straight
     flags = [f"--data.num_workers={workers}"]
     code, said = fit(tmp_path, *flags, when=when, end=ENDS[how])
-    assert code == {"killed": -9, "terminated": 143, "Ctrl-C": 130}[how], said
+    assert code == CODES[how], said
     before = final(tmp_path)["global_step"]
     assert 0 < before < 30
     code, said = fit(tmp_path, *flags, "--ckpt_path=last", when=when)

@@ -94,6 +94,8 @@ def test_lightnings_own_logger_works_alone(with_wandb, tmp_path, monkeypatch) ->
     found = list(tmp_path.glob("here/lightning_maml/*/config.yaml"))
     assert len(found) == 2
     assert all((path.parent / "checkpoints" / "last.ckpt").exists() for path in found)
+    flags = [kind, "--trainer.logger.save_dir=here", "--trainer.logger.name=one"]
+    train.main(["fit", "--config=small.yaml", *flags, "--trainer.max_steps=6", "--ckpt_path=last"])
     train.main(["test", "--ckpt_path", str(found[0].parent / "checkpoints" / "last.ckpt"), kind])
     assert len(list(tmp_path.glob("runs/lightning_maml/*/test_result.json"))) == 1
 
@@ -102,25 +104,34 @@ CHECK = """
 from lightning_maml.run.wandb_logging import WandbLogger
 print(WandbLogger()._wandb_init.get("mode"))
 """
+KEY = "0123456789" * 4
+OTHER = {"WANDB_BASE_URL": "http://wandb.example.org:8080"}
 
 
 @pytest.mark.parametrize(
-    ("environment", "mode"),
+    ("environment", "machine", "mode"),
     [
-        ({}, "offline"),
-        ({"WANDB_API_KEY": "0123456789" * 4}, "None"),
-        ({"WANDB_API_KEY": "0123456789" * 4, "WANDB_MODE": "offline"}, "offline"),
-        ({"WANDB_MODE": "disabled"}, "None"),
+        ({}, None, "offline"),
+        ({"WANDB_API_KEY": KEY}, None, "None"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, None, "offline"),
+        ({"WANDB_MODE": "disabled"}, None, "None"),
+        ({}, "api.wandb.ai", "None"),
+        ({}, "wandb.example.org:8080", "offline"),
+        (OTHER, "wandb.example.org:8080", "None"),
+        (OTHER, "api.wandb.ai", "offline"),
     ],
 )
-def test_who_logs_offline(environment, mode, tmp_path) -> None:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+def test_who_logs_offline(environment, machine, mode, tmp_path) -> None:
+    """The rules of `wandb login`, which leaves its key in ~/.netrc."""
+    if machine is not None:
+        (tmp_path / ".netrc").write_text(f"machine {machine}\n  login user\n  password {KEY}\n")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "NETRC"))}
     done = subprocess.run(
         [sys.executable, "-c", CHECK], env={**clean, "HOME": str(tmp_path), **environment},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, cwd=ROOT,
     )  # fmt: skip
-    assert mode in (done.stdout or done.stderr)
-    assert "0123456789" * 4 not in done.stdout + done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, mode), done.stderr
+    assert KEY not in done.stdout + done.stderr
 
 
 class FakeRun:
@@ -158,8 +169,10 @@ def test_the_step_never_goes_back() -> None:
     run = FakeRun()
     logger = logger_on(run)
     for step in (10, 20, 20, 15, None, 30):
-        logger.log_metrics({"a": 1.0}, step)
-    assert [step for step, _ in run.logged] == [10, 20, 20, 20, 20, 30]
+        logger.log_metrics({"a": 1.0, f"at_{step}": 1}, step)
+    logger.finalize("success")
+    assert [step for step, _ in run.logged] == [10, 20, 30]
+    assert run.logged[1][1].keys() == {"a", "at_20", "at_15", "at_None"}
 
 
 def test_what_the_server_missed_is_logged_again_and_the_rest_is_not(tmp_path) -> None:
@@ -168,12 +181,14 @@ def test_what_the_server_missed_is_logged_again_and_the_rest_is_not(tmp_path) ->
     logger = logger_on(run, checkpoint(tmp_path / "last.ckpt", 30, [10, 20, 30]))
     assert logger.version == "abc"
     logger.log_metrics({"a": 40.0}, 40)
+    logger.finalize("success")
     assert run.logged == [(30, {"a": 30.0}), (40, {"a": 40.0})]
     run = FakeRun()
     run.starting_step = 51  # it has more than the checkpoint knows
     logger = logger_on(run, checkpoint(tmp_path / "last.ckpt", 30, [10, 20, 30]))
     for step in (40, 50, 60):
         logger.log_metrics({"a": float(step)}, step)
+    logger.finalize("success")
     assert run.logged == [(60, {"a": 60.0})]
 
 
@@ -197,10 +212,23 @@ def test_from_an_older_checkpoint_a_new_run_starts(tmp_path, newer) -> None:
     os.utime(old, (1, 1))
     checkpoint(tmp_path / "runs" / "version_2" / "checkpoints" / "last.ckpt", 40, [40], run="xyz")
     checkpoint(run / "checkpoints" / "earlier.ckpt", 20, [20])
+    (run / "checkpoints" / "copied_half.ckpt").write_bytes(b"PK")
     assert logger_on(FakeRun(), old)._id == "abc"
     checkpoint(run / newer, 40, [40])
     assert WandbLogger().version is None
     assert logger_on(FakeRun(), old)._id is None
+
+
+def test_an_id_that_was_set_is_kept(tmp_path, monkeypatch) -> None:
+    last = checkpoint(tmp_path / "last.ckpt", 30, [30])
+    for chosen, rows in (("mine", 0), ("abc", 1)):
+        logger = WandbLogger(id=chosen)
+        logger.continue_from(last)
+        assert (logger.version, len(logger.state()["rows"])) == (chosen, rows)
+    monkeypatch.setenv("WANDB_RUN_ID", "mine")
+    logger = WandbLogger()
+    logger.continue_from(last)
+    assert logger.version is None  # W&B reads it itself
 
 
 def test_a_file_that_breaks_off_is_read_up_to_there(tmp_path) -> None:
