@@ -7,6 +7,7 @@ from typing import final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
@@ -32,6 +33,7 @@ class SinusoidTasks:
     phase: Range
     x: Range
     support_x: Range
+    task_in_input: bool = False
 
     def parameters(self, first_task: int, tasks: int) -> tuple[Floats, Floats]:
         """Amplitudes and phases of consecutive tasks, each ``[tasks]``."""
@@ -39,7 +41,10 @@ class SinusoidTasks:
         return _scaled(draws[:, 0], self.amplitude), _scaled(draws[:, 1], self.phase)
 
     def __call__(self, first_task: int, tasks: int) -> Episode:
-        """Consecutive tasks: x and y are ``[tasks, points, 1]`` float32."""
+        """Consecutive tasks: y is ``[tasks, points, 1]`` float32, and so is x.
+
+        With `task_in_input` x is ``[tasks, points, 3]``: the point, amplitude and phase.
+        """
         amplitude, phase = self.parameters(first_task, tasks)
         shots = [self.k_shot, self.query_shot]
         draws = uniforms(self.seed, self.split, first_task, tasks, sum(shots), stream=1)
@@ -52,7 +57,15 @@ class SinusoidTasks:
         support_y, query_y = (
             torch.from_numpy(targets.astype(np.float32)).unsqueeze(-1).split(shots, dim=1)
         )
+        if self.task_in_input:
+            task = torch.from_numpy(np.stack([amplitude, phase], axis=-1).astype(np.float32))
+            support_x, query_x = (_with_task(x, task) for x in (support_x, query_x))
         return Episode(support_x, support_y, query_x, query_y)
+
+
+def _with_task(x: Tensor, task: Tensor) -> Tensor:
+    """``[tasks, points, 1]`` and ``[tasks, 2]`` -> ``[tasks, points, 3]``."""
+    return torch.cat([x, task[:, None].expand(-1, x.shape[1], -1)], dim=-1)
 
 
 @final
@@ -75,6 +88,7 @@ class Sinusoid(EpisodicDataModule):
         test_tasks: fixed test tasks (the authors' 600)
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
+        task_in_input: append amplitude and phase to each input, for the paper's oracle
 
     Raises:
         ValueError: naming the setting that is out of range.
@@ -96,6 +110,7 @@ class Sinusoid(EpisodicDataModule):
         test_tasks: int = 600,
         seed: int = 0,
         num_workers: int = 0,
+        task_in_input: bool = False,
     ) -> None:
         super().__init__(
             Batches(
@@ -124,6 +139,7 @@ class Sinusoid(EpisodicDataModule):
                 phase=_check_range("phase_range", phase_range),
                 x=x,
                 support_x=x if split == "train" else support_x,
+                task_in_input=task_in_input,
             )
             for split in SPLITS
         }

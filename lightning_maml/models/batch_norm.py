@@ -73,6 +73,12 @@ class EpisodeBatchNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features)) if scale else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if offset else None
 
+    def reset_parameters(self) -> None:
+        """Scale 1 and offset 0."""
+        for parameter, value in ((self.weight, 1.0), (self.bias, 0.0)):
+            if parameter is not None:
+                nn.init.constant_(parameter, value)
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `x`, ``[N, num_features, ...]``."""
         if x.ndim > 1 and x.shape[1] != self.num_features:

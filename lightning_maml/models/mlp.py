@@ -34,7 +34,12 @@ class MLP(nn.Module):
         sizes = [in_features, *hidden]
         self.layers = nn.ModuleList(map(nn.Linear, sizes, sizes[1:]))
         self.head = nn.Linear(sizes[-1], out_features)
-        if init == "truncated_normal":
+        self.init = init
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights that `init` names; PyTorch's are those of the layers themselves."""
+        if self.init == "truncated_normal":
             self.apply(_truncated_normal)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -29,20 +29,25 @@ class OmniglotDense(nn.Module):
 
     Args:
         n_way: number of outputs.
-        image_size: height and width of an image, of one channel.
+        image_size: height and width of an image.
         hidden: sizes of the hidden layers.
+        in_channels: channels of an image.
     """
 
     def __init__(
-        self, n_way: int, image_size: int = 28, hidden: Sequence[int] = (256, 128, 64, 64)
+        self,
+        n_way: int,
+        image_size: int = 28,
+        hidden: Sequence[int] = (256, 128, 64, 64),
+        in_channels: int = 1,
     ) -> None:
         super().__init__()
-        sizes = [image_size**2, *hidden]
+        sizes = [in_channels * image_size**2, *hidden]
         self.layers = nn.ModuleList(map(DenseLayer, sizes, sizes[1:]))
         self.head = nn.Linear(sizes[-1], n_way)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, 1, image_size, image_size] -> [N, n_way]``."""
+        """``[N, in_channels, image_size, image_size] -> [N, n_way]``."""
         x = x.flatten(1)
         for layer in self.layers:
             x = layer(x)

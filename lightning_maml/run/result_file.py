@@ -74,10 +74,16 @@ class ResultFile(Callback):
             "fingerprint": fingerprint(digests),
         }
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            facts |= curve_facts(summary) | provenance(trainer, pl_module)
+            facts |= curve_facts(summary) | own_facts(learner) | provenance(trainer, pl_module)
             drawn = None if first is None else fits_of(pl_module, first)
             self.path = write_result(folder, facts, result, digests, drawn)
         print(table(facts, summary, self.path), flush=True)
+
+
+def own_facts(learner: object) -> dict[str, Any]:
+    """What a learner has to say of its own: its `result_facts()`, where it has such a method."""
+    facts = getattr(learner, "result_facts", None)
+    return dict(facts()) if callable(facts) else {}
 
 
 def curve_facts(summary: CurveSummary) -> dict[str, Any]:

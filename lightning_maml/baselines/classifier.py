@@ -1,0 +1,212 @@
+"""Pretrain an ordinary classifier, then fine-tune it or look for neighbours (Table 1).
+
+The baselines of Ravi and Larochelle (2017) on mini-ImageNet, which the paper's table repeats.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from itertools import product
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lightning_maml.baselines.nearest_neighbour import class_similarities
+from lightning_maml.baselines.pretrained import Pretrained
+from lightning_maml.baselines.tuning import (
+    mean_after_last_step,
+    tune,
+    validation_tasks,
+)
+from lightning_maml.engine import Engine
+from lightning_maml.episode import Episode
+from lightning_maml.functional_model import eval_mode
+from lightning_maml.losses import Loss
+from lightning_maml.meta_update import OptimizerFactory, SchedulerFactory
+from lightning_maml.step_sizes import StepSizes
+from lightning_maml.task_curve import EvalResult
+
+ClassifyBy = Literal["fine_tuning", "nearest_neighbour"]
+# The grids of Ravi and Larochelle's code.
+LRS = (0.5, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
+DECAYS = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 0.0)
+HEAD_SEED = 0
+
+
+class PretrainedClassifier(Pretrained):
+    """One network trained to tell all training classes apart; tasks are left to evaluation.
+
+    Training batches hold images of all classes (``MiniImagenet(class_batch_size=64)``). In
+    evaluation there are two ways, which a test of one checkpoint may choose from:
+
+    - "fine_tuning": a fresh last layer, the same for all tasks, and gradient descent on the whole
+      network, step t with the step size lr / (1 + decay t). Before `test` and `predict`, lr and
+      decay are chosen on the validation tasks, see `Pretrained`; the result file has the pairs.
+    - "nearest_neighbour": the class of the support image whose features (the input of the last
+      layer) have the highest cosine similarity. Nothing is adapted; what is reported as loss is
+      that of the similarities.
+
+    Batch norm is transductive here as everywhere (models/batch_norm.py).
+
+    Args:
+        model: a network with an output for each training class.
+        n_way: classes of a task.
+        classify_by: how tasks are solved.
+        head: name of the last layer, an ``nn.Linear``.
+        loss: the loss, see `MetaLearner`; so for all arguments that are not listed here.
+        metric: the metric.
+        inner_lr: step size in validation, without decay.
+        eval_inner_steps: steps of fine-tuning (Ravi and Larochelle's 15).
+        adapts: what fine-tuning changes.
+        fine_tuning_lrs: the grid of lr.
+        fine_tuning_decays: the grid of decay.
+        meta_lr: step size of the default optimizer.
+        optimizer: another one.
+        scheduler: its scheduler.
+        tasks_at_once: tasks batched at a time.
+        compile: `torch.compile` the gradient.
+
+    Raises:
+        ValueError: naming the argument that is out of range or does not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        n_way: int = 5,
+        classify_by: ClassifyBy = "fine_tuning",
+        head: str = "head",
+        loss: str | Loss | None = "cross_entropy",
+        metric: str | Loss | None = "accuracy",
+        inner_lr: float = 0.01,
+        eval_inner_steps: int = 15,
+        adapts: Sequence[str] = ("*",),
+        fine_tuning_lrs: Sequence[float] = LRS,
+        fine_tuning_decays: Sequence[float] = DECAYS,
+        meta_lr: float | None = None,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        tasks_at_once: int | None = None,
+        compile: bool | Literal["auto"] = False,
+    ) -> None:
+        super().__init__(
+            model, loss, metric, inner_lr, eval_inner_steps, adapts, fine_tuning_lrs, meta_lr,
+            optimizer, scheduler, tasks_at_once=tasks_at_once, compile=compile,
+        )  # fmt: skip
+        if classify_by not in get_args(ClassifyBy):
+            raise ValueError(
+                f"`classify_by` must be one of {list(get_args(ClassifyBy))}, got {classify_by!r}."
+            )
+        if n_way < 2:
+            raise ValueError(f"`n_way` must be at least 2, got {n_way}.")
+        self.fine_tuning_decays = _check_decays(fine_tuning_decays)
+        self.n_way, self.classify_by, self.head = n_way, classify_by, head
+        _linear(self.model, head)
+        self._engine_of_training = self.engine
+        self._decay = 0.0
+
+    # -- evaluation has a network of its own ------------------------------------------------------
+
+    def evaluate(self, episode: Episode, inner_steps: int | None = None) -> EvalResult:
+        """As `MetaLearner.evaluate`; nearest neighbours are a curve of one point."""
+        if self.classify_by == "fine_tuning" or self.engine is self._engine_of_training:
+            return super().evaluate(episode, inner_steps)
+        output = self.outputs(episode)[0]
+        pairs = [*zip(output, episode.query_y, strict=True)]
+        loss = torch.stack([self.loss(*pair) for pair in pairs])
+        metric = torch.stack([self.metric(*pair) for pair in pairs])
+        return EvalResult(loss[None], metric[None])
+
+    def outputs(self, episode: Episode, inner_steps: int | None = None) -> Tensor:
+        """As `MetaLearner.outputs`; of nearest neighbours, the similarities."""
+        if self.classify_by == "fine_tuning":
+            return super().outputs(episode, inner_steps)
+        episode, features = self._checked(episode), self._features()
+        with torch.no_grad(), eval_mode(features):
+            tasks = [
+                class_similarities(features(sx), sy, features(qx), self.n_way)
+                for sx, sy, qx, _ in zip(*episode, strict=True)
+            ]
+        return torch.stack(tasks)[None]
+
+    def on_validation_epoch_start(self) -> None:
+        """Have a fresh last layer."""
+        super().on_validation_epoch_start()
+        self._for_tasks()
+        self._use_schedule((self._validation_step_sizes.inner_lr, 0.0))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log; train on with the layer for all classes."""
+        super().on_validation_epoch_end()
+        self.engine, self._outputs = self._engine_of_training, None
+        self._use(self._validation_step_sizes)
+
+    def tune(self) -> None:
+        """Choose step size and decay on the validation tasks, and use them."""
+        self._for_tasks()
+        if self.classify_by == "nearest_neighbour":
+            return
+        episodes = validation_tasks(self)
+
+        def mean_of(schedule: tuple[float, float]) -> float:
+            self._use_schedule(schedule)
+            return mean_after_last_step(self.evaluate, episodes, self.device)
+
+        grid = [*product(self.fine_tuning_lrs, self.fine_tuning_decays)]
+        self.tuning = tune(grid, mean_of, self.higher_is_better)
+        self._use_schedule(self.tuning.chosen)
+
+    def _for_tasks(self) -> None:
+        """Evaluate with a copy of the network as it is now, its last layer fresh."""
+        model = deepcopy(self.model)
+        trained = _linear(model, self.head)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(HEAD_SEED)  # the same layer in each evaluation, on each process
+            fresh = nn.Linear(trained.in_features, self.n_way).to(trained.weight)
+        parent, _, name = self.head.rpartition(".")
+        setattr(model.get_submodule(parent), name, fresh)
+        engine = self._engine_of_training
+        self.engine = Engine(model, self.loss, engine.adapts, engine.tasks_at_once)
+        self._outputs = None
+
+    def _features(self) -> nn.Module:
+        """The network of evaluation without its last layer."""
+        model = deepcopy(self.engine.model)
+        parent, _, name = self.head.rpartition(".")
+        setattr(model.get_submodule(parent), name, nn.Identity())
+        return model
+
+    def _use_schedule(self, schedule: tuple[float, float]) -> None:
+        lr, self._decay = schedule
+        self._use(StepSizes(lr, "per_tensor_and_step"))
+
+    def _step_sizes(self) -> dict[str, Tensor]:
+        """Step t has lr / (1 + decay t)."""
+        if self.inner_loop.step_sizes.learned is None:
+            return super()._step_sizes()
+        adapted = self.engine.tensors().adapted
+        like = next(iter(adapted.values()))
+        steps = torch.arange(max(self.eval_inner_steps, 1)).to(like)
+        sizes = self.inner_loop.step_sizes.inner_lr / (1 + self._decay * steps)
+        return dict.fromkeys(adapted, sizes)
+
+
+def _linear(model: nn.Module, head: str) -> nn.Linear:
+    """The last layer.
+
+    Raises:
+        ValueError: naming `head`, if it is no linear layer of the model.
+    """
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    if head not in layers:
+        raise ValueError(f"`head` must be one of the linear layers {list(layers)}, got {head!r}.")
+    return layers[head]
+
+
+def _check_decays(decays: Sequence[float]) -> tuple[float, ...]:
+    grid = tuple(map(float, decays))
+    if not grid or not all(0 <= decay < float("inf") for decay in grid):
+        raise ValueError(
+            f"`fine_tuning_decays` must be finite numbers >= 0, at least one, got {list(decays)!r}."
+        )
+    return grid
