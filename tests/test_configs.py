@@ -31,11 +31,19 @@ PAPER = {
     "mini_1shot_first_order": (1, 15, 0.01, 5, 10, 4, 60_000),
     "mini_5shot": (5, 15, 0.01, 5, 10, 2, 60_000),
     "mini_5shot_first_order": (5, 15, 0.01, 5, 10, 2, 60_000),
+    "sinusoid_context_vector": (10, 10, 0.01, 1, 10, 25, 70_000),
+    "omniglot_5way_1shot_context_vector": (1, 1, 0.4, 1, 3, 32, 60_000),
+    "omniglot_5way_5shot_context_vector": (5, 5, 0.4, 1, 3, 32, 60_000),
 }
 PAPER |= {  # the same with a shorter schedule, of ours
     "omniglot_5way_1shot_short": (1, 1, 0.4, 1, 3, 32, 4_000),
     "omniglot_5way_5shot_short": (5, 5, 0.4, 1, 3, 16, 4_000),
 }
+# Sec. 5.1 and App. C.1: the baselines have no inner loop; `inner_lr` is that of validation.
+PRETRAINED = ["sinusoid_oracle", "sinusoid_pretrained"]
+MULTI_TASK = ["sinusoid_multi_task", "sinusoid_multi_task_l2", "sinusoid_multi_task_l2_to_mean"]
+CLASSIFIER = "mini_classifier"
+META_LEARNED = sorted(PAPER)
 NETWORKS = {
     "sinusoid": {"in_features": 1, "out_features": 1, "hidden": [40, 40], "init": "pytorch"},
     "omniglot": {
@@ -53,6 +61,11 @@ NETWORKS = {
         "downsample": "max_pool",
         "head": "flatten",
     },
+}
+# App. C.2 does not give sizes: ours, and the inputs that the network then has.
+CONTEXT = {
+    "sinusoid": (20, {"in_features": 21}),
+    "omniglot": ([1, 28, 28], {"in_channels": 2}),
 }
 SMALL = {  # flags for small data and little work
     "sinusoid": ["--data.val_tasks=4", "--data.eval_query_shot=10"],
@@ -109,10 +122,10 @@ def n_way(name: str) -> int:
 
 
 def test_there_is_a_config_for_each_row_of_the_table() -> None:
-    assert sorted(PAPER) == NAMES
+    assert sorted([*PAPER, *PRETRAINED, *MULTI_TASK, CLASSIFIER]) == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", META_LEARNED)
 def test_numbers_are_those_of_the_paper(name) -> None:
     config = load(name)
     model, data = config["model"]["init_args"], config["data"]["init_args"]
@@ -131,26 +144,32 @@ def test_numbers_are_those_of_the_paper(name) -> None:
     assert data["test_tasks"] == 600
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", META_LEARNED)
 def test_networks_are_those_of_the_paper(name) -> None:
     config = load(name)
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     network = dict(model["model"]["init_args"])
-    if name == "sinusoid":
-        assert (model["loss"], model["adapts"]) == ("mse", ["*"])
+    layers = "linear" if name.endswith("dense") else "conv"
+    adapts = ["*"] if name.startswith("sinusoid") else [f"*.{layers}.*", "head.*"]
+    more_inputs = {}
+    if name.endswith("context_vector"):
+        size, network = network["size"], dict(network["model"]["init_args"])
+        adapts, more_inputs = ["context"], CONTEXT[name.partition("_")[0]][1]
+        assert size == CONTEXT[name.partition("_")[0]][0]
+    assert model["adapts"] == adapts
+    if name.startswith("sinusoid"):
+        assert model["loss"] == "mse"
     else:
-        layers = "linear" if name.endswith("dense") else "conv"
         assert model["loss"] == "cross_entropy_n_way"
-        assert model["adapts"] == [f"*.{layers}.*", "head.*"]
         assert network.pop("n_way") == data["n_way"] == n_way(name)
     family = "dense" if name.endswith("dense") else name.partition("_")[0]
-    assert network == NETWORKS[family]
+    assert network == NETWORKS[family] | more_inputs
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_config_says_what_alpha_acts_on(name) -> None:
     (comment,) = re.findall(r"inner_lr: .*?# (.*)", (CONFIGS / f"{name}.yaml").read_text())
-    if name == "sinusoid":
+    if name.startswith("sinusoid") or name == CLASSIFIER:
         assert "acts on the mean" in comment
         return
     (on_a_mean,) = re.findall(r"acts on N x mean, so ([\d.]+) would be the same", comment)
@@ -218,6 +237,76 @@ def test_short_runs_differ_in_their_schedule(k_shot, smaller) -> None:
     settings = load(other)
     updates = settings["model"]["init_args"]["scheduler"]["init_args"]["T_max"]
     assert updates == settings["trainer"]["max_steps"]
+
+
+@pytest.mark.parametrize("k_shot", [1, 5])
+def test_context_vector_of_omniglot_is_another_setting_of_the_inner_loop(k_shot) -> None:
+    base = f"omniglot_5way_{k_shot}shot"
+    keys = differing(base, f"{base}_context_vector")
+    assert {key for key in keys if not key.startswith("model.model.")} == {"model.adapts"}
+    assert set(differing(*(f"omniglot_5way_{k}shot_context_vector" for k in (1, 5)))) == {
+        "data.k_shot",
+        "data.query_shot",
+    }
+
+
+def test_context_vector_of_sinusoids_is_another_setting_of_the_inner_loop() -> None:
+    keys = differing("sinusoid", "sinusoid_context_vector")
+    assert {key for key in keys if not key.startswith("model.model.")} == {"model.adapts"}
+
+
+def test_pretraining_differs_from_maml_in_the_learner_only() -> None:
+    assert differing("sinusoid", "sinusoid_pretrained") == {
+        "model.class_path",
+        "model.inner_steps",
+        "model.first_order",
+        "model.derivation",
+        "model.fine_tuning_lrs",
+    }
+
+
+def test_the_oracle_differs_from_pretraining_in_its_inputs() -> None:
+    keys = differing("sinusoid_pretrained", "sinusoid_oracle")
+    assert keys == {"model.model.in_features", "data.task_in_input"}
+
+
+def test_multi_task_averages_train_on_the_same_sinusoids() -> None:
+    keys = differing("sinusoid_pretrained", "sinusoid_multi_task")
+    assert {key for key in keys if not key.startswith("model.")} == {
+        "data.k_shot",
+        "data.query_shot",
+        "data.meta_batch_size",
+        "data.train_batches_per_epoch",
+        "trainer.max_steps",
+        "trainer.check_val_every_n_epoch",
+        "trainer.log_every_n_steps",
+    }
+    assert not {key for key in keys if key.startswith("model.model.")}
+    config = load("sinusoid_multi_task")
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    assert model["networks"] == data["meta_batch_size"] * config["trainer"]["max_steps"] == 500
+    assert model["target_loss"] == 0.02
+
+
+def test_multi_task_averages_differ_in_what_they_are_drawn_to() -> None:
+    settings = {}
+    for name in MULTI_TASK:
+        model = load(name)["model"]["init_args"]
+        settings[name] = (model["regularization"], model["strength"] > 0)
+        if name != MULTI_TASK[0]:
+            keys = differing(MULTI_TASK[0], name)
+            assert keys == {"model.regularization", "model.strength"}
+    assert [*settings.values()] == [(None, False), ("l2", True), ("l2_to_mean", True)]
+
+
+def test_the_classifier_has_the_settings_of_ravi_and_larochelle() -> None:
+    config = load(CLASSIFIER)
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    assert model["model"]["init_args"] == NETWORKS["mini"] | {"channels": 64, "n_way": 64}
+    assert (data["class_batch_size"], config["trainer"]["max_steps"]) == (64, 30_000)
+    assert (model["meta_lr"], model["eval_inner_steps"], model["adapts"]) == (0.001, 15, ["*"])
+    assert model["fine_tuning_lrs"] == [0.5, 0.1, 0.01, 1e-3, 1e-4, 1e-5]
+    assert model["fine_tuning_decays"] == [1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 0.0]
 
 
 @pytest.fixture(scope="module")

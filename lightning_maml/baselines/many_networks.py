@@ -73,7 +73,7 @@ class Adam(NamedTuple):
     def start(cls, theta: Params) -> Adam:
         """Before the first step."""
         zeros = [{name: torch.zeros_like(p) for name, p in theta.items()} for _ in range(2)]
-        return cls(torch.zeros((), device=next(iter(theta.values())).device), *zeros)
+        return cls(next(iter(theta.values())).new_zeros(()), *zeros)
 
     def update(self, theta: Params, grads: Params, lr: float) -> tuple[Params, Adam]:
         """One step."""

@@ -148,15 +148,13 @@ class MultiTaskAverage(Pretrained):
 
     def _block(self, tasks: Episode) -> Block:
         if tasks.tasks not in self._blocks:
-            block = block_of_steps(self._network_loss, self.recipe)
+            tensors = self.engine.tensors()
+            loss = task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)
+            block = block_of_steps(lambda theta, x, y: loss(theta, {}, x, y)[0], self.recipe)
             if resolve_compile(self.engine.compile, self.model, tasks.support_x[0]):
                 block = torch.compile(block, fullgraph=True, dynamic=False)
             self._blocks[tasks.tasks] = block
         return self._blocks[tasks.tasks]
-
-    def _network_loss(self, theta: Params, x: Tensor, y: Tensor) -> Tensor:
-        tensors = self.engine.tensors()
-        return task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)(theta, {}, x, y)[0]
 
     @torch.no_grad()
     def _take(self, trained: Trained, count: int) -> None:

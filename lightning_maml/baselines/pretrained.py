@@ -20,7 +20,7 @@ from lightning_maml.meta_learner import MetaLearner
 from lightning_maml.meta_update import OptimizerFactory, SchedulerFactory
 from lightning_maml.step_sizes import StepSizes
 
-FINE_TUNING_LRS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+FINE_TUNING_LRS = (1e-5, 1e-4, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 class Pretrained(MetaLearner):

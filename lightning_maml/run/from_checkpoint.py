@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-FREE = ("eval_inner_steps", "tasks_at_once", "compile", "classify_by")
+FREE = ("eval_inner_steps", "tasks_at_once", "compile", "fine_tuning_lrs", "classify_by")
 RUNS = Path("runs")
 NAMES = ("last", "best")
 
