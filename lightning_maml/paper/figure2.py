@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from lightning_maml.paper.book import Book
 from lightning_maml.paper.drawing import common_legend, new_figure
-from lightning_maml.paper.sinusoid_fits import draw_fit, fits_of, nothing_yet
+from lightning_maml.paper.sinusoid_fits import after, draw_fit, fits_of, nothing_yet
 
 METHODS, SHOTS, TASKS = ("maml", "pretrained"), (5, 10), (0, 1)
 SHOWN = {"maml": "MAML", "pretrained": "pretrained"}
@@ -37,7 +37,7 @@ def draw(book: Book) -> Figure:
                 nothing_yet(axes)
             else:
                 draw_fit(axes, tasks[task])
-            axes.set_title(f"{title}\ntask {task}", fontsize="small")
+            axes.set_title(f"{title}\ntask {task}{after(book, name)}", fontsize="small")
             axes.set_xlabel("x")
             axes.set_ylabel("y")
     common_legend(figure, panels, 5)

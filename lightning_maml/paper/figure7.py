@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from lightning_maml.paper.book import Book
 from lightning_maml.paper.drawing import common_legend, new_figure
-from lightning_maml.paper.sinusoid_fits import draw_fit, fits_of, nothing_yet
+from lightning_maml.paper.sinusoid_fits import after, draw_fit, fits_of, nothing_yet
 
 SHOTS, TASKS = (5, 10, 20), (2, 3, 4, 5)
 ROWS = {
@@ -20,7 +20,7 @@ EXPERIMENTS = list(ROWS)
 
 def draw(book: Book) -> Figure:
     """One row per K and method, one column per task."""
-    figure = new_figure(3.1 * len(TASKS), 2.3 * len(ROWS) + 0.8)
+    figure = new_figure(3.1 * len(TASKS), 2.5 * len(ROWS) + 0.8)
     grid = figure.subplots(len(ROWS), len(TASKS), squeeze=False, sharex=True)
     for row, (name, title) in zip(grid, ROWS.items(), strict=True):
         tasks = fits_of(book, name)
@@ -29,7 +29,7 @@ def draw(book: Book) -> Figure:
                 nothing_yet(axes)
             else:
                 draw_fit(axes, tasks[task])
-            axes.set_title(f"{title}, task {task}", fontsize="small")
+            axes.set_title(f"{title}\ntask {task}{after(book, name)}", fontsize="small")
             axes.set_ylabel("y")
     for axes in grid[-1]:
         axes.set_xlabel("x")

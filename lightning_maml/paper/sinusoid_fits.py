@@ -27,6 +27,12 @@ def fits_of(book: Book, name: str) -> list[dict[str, Any]] | None:
     return read_fits(chosen.first.fits)
 
 
+def after(book: Book, name: str) -> str:
+    """The number of meta-updates for a panel's title, where they are fewer than the paper's."""
+    chosen = book.get(name)
+    return f", {chosen.shortened} updates" if chosen is not None and chosen.shortened else ""
+
+
 def draw_fit(axes: Axes, task: dict[str, Any]) -> None:
     """One task: truth, outputs before and after 1 and 10 steps, and the points used."""
     axes.plot(task["query_x"], task["query_y"], color="black", linewidth=1.2, label=TRUTH)

@@ -115,6 +115,16 @@ def test_a_shortened_run_is_named_in_the_legend(tmp_path) -> None:
     assert "MAML, ours (30,000 of 70,000 updates)" in lines(axes)
 
 
+@pytest.mark.parametrize("name", ["figure2", "figure7"])
+def test_a_shortened_run_is_named_above_its_fits(name, tmp_path) -> None:
+    store(tmp_path, "sinusoid_maml_k10", meta_updates=30_000)
+    store(tmp_path, "sinusoid_maml_k5")
+    titles = [axes.get_title() for axes in panels(PARTS[name], tmp_path)]
+    short = [title for title in titles if title.endswith(", 30,000 of 70,000 updates")]
+    assert short == [title for title in titles if title.startswith("MAML, K = 10\n")]
+    assert short
+
+
 def test_a_diverged_mean_is_an_arrow_and_the_median_is_drawn(tmp_path) -> None:
     mean = [3.0, 1.0, 1e9, *[None] * 8]
     store(tmp_path, "sinusoid_maml_k10", mean=mean, diverged=[0] * 3 + [2] * 8)
