@@ -153,5 +153,5 @@ def test_a_layer_that_cannot_start_anew_is_refused() -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.ones(1))
 
-    with pytest.raises(ValueError, match="`reset_parameters`.*`1`, a Own"):
+    with pytest.raises(ValueError, match=r"`reset_parameters`.*`1`, a Own"):
         random_starts(nn.Sequential(nn.Linear(1, 1), Own()), 2)

@@ -116,7 +116,8 @@ def test_a_model_that_cannot_start_anew_is_refused_at_once() -> None:
 # -- the commands of every baseline ---------------------------------------------------------------
 
 SHORT = [
-    "--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--data.train_batches_per_epoch=2", "--data.val_tasks=4",
+    "--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--data.train_batches_per_epoch=2",
+    "--data.val_tasks=4",
     "--data.test_tasks=5", "--trainer.check_val_every_n_epoch=1", "--model.eval_inner_steps=2",
     "--model.compile=false", "--trainer.enable_model_summary=false", *QUIET,
 ]  # fmt: skip

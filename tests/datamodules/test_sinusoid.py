@@ -51,6 +51,29 @@ def test_a_test_task_keeps_its_sinusoid_for_every_k() -> None:
     np.testing.assert_array_equal(few, many)
 
 
+def test_the_oracles_tasks_are_the_same_with_amplitude_and_phase_in_the_input() -> None:
+    plain, oracle = Sinusoid(), Sinusoid(task_in_input=True)
+    for split in ("train", "val", "test"):
+        without, with_task = plain.samplers[split](40, 3), oracle.samplers[split](40, 3)
+        amplitude, phase = (torch.from_numpy(p) for p in plain.samplers[split].parameters(40, 3))
+        for x, x3 in ((without.support_x, with_task.support_x), (without[2], with_task[2])):
+            assert x3.shape == (3, x.shape[1], 3)
+            assert x3.dtype == torch.float32
+            assert torch.equal(x3[..., :1], x)
+            assert torch.equal(x3[..., 1], amplitude.float()[:, None].expand(x.shape[:2]))
+            assert torch.equal(x3[..., 2], phase.float()[:, None].expand(x.shape[:2]))
+        assert torch.equal(without.support_y, with_task.support_y)
+        assert torch.equal(without.query_y, with_task.query_y)
+
+
+def test_tasks_are_those_of_earlier_versions() -> None:
+    """A change of the numbers would silently change every result."""
+    episode = Sinusoid(seed=0).samplers["test"](0, 2)
+    expected = [1.351508378982544, -0.6585851907730103, -0.8803328275680542, -0.09894557297229767]
+    found = [part[1, 0, 0].item() for part in episode]
+    assert found == expected
+
+
 def test_all_tasks_differ() -> None:
     episodes = list(Sinusoid().test_dataloader())
     assert len({y.numpy().tobytes() for e in episodes for y in e.support_y}) == 600
