@@ -121,12 +121,12 @@ def test_missing_cells_name_their_commands(tmp_path) -> None:
     needs = {need.what: need for need in all_needs(book)}
     assert needs["omniglot_20way_5shot"].commands == (
         "python train.py fit --config configs/omniglot_20way_5shot.yaml --data.root DATA",
-        "python train.py test "
-        "--ckpt_path runs/omniglot_20way_5shot/version_0/checkpoints/last.ckpt",
+        "python train.py test --config configs/omniglot_20way_5shot.yaml --data.root DATA "
+        "--ckpt_path best",
     )
     assert needs["sinusoid_maml_k5_half"].commands == (
         "python train.py fit --config configs/sinusoid.yaml",
-        "python train.py test --ckpt_path runs/sinusoid/version_0/checkpoints/last.ckpt "
+        "python train.py test --config configs/sinusoid.yaml --ckpt_path best "
         "--data.k_shot 5 --data.support_range '[0, 5]'",
     )
     assert needs["omniglot_20way_5shot"].why == "no result"
