@@ -25,7 +25,7 @@ the commands that would fill it; "not yet" marks what this version does not have
 
 
 def markdown(book: Book, command: str, figures: Sequence[str] = ()) -> str:
-    """Everything; `figures` are the names of those that lie beside the text as ``<name>.png``."""
+    """Everything; `figures` are the names of those that lie beside the text as ``<name>.svg``."""
     blocks = [HEAD.format(command=command).rstrip()]
     for part in PARTS.values():
         blocks.append(f"## {part.title}")
@@ -33,7 +33,7 @@ def markdown(book: Book, command: str, figures: Sequence[str] = ()) -> str:
             blocks.append(part.note)
         blocks += [view_lines(view) for view in (part.views(book) if part.views else ())]
         if part.name in figures:
-            blocks.append(f"![{part.title}]({part.name}.png)")
+            blocks.append(f"![{part.title}]({part.name}.svg)")
         if (numbers := readings_lines(part.name, book)) is not None:
             blocks.append(numbers)
     blocks.append("## Runs")
