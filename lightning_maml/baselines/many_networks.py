@@ -34,6 +34,7 @@ class Recipe:
         target: a network is done once its held-out loss is below this (the paper's 0.02).
         max_steps: give up after so many steps (rounded up to `check_every`).
         check_every: steps between two looks at the held-out loss.
+        min_steps: no network is done before so many steps: it gives a penalty time to act.
 
     Raises:
         ValueError: naming the value that is out of range.
@@ -43,6 +44,7 @@ class Recipe:
     target: float = 0.02
     max_steps: int = 5000
     check_every: int = 5
+    min_steps: int = 0
 
     def __post_init__(self) -> None:
         for name, value in (("training_lr", self.lr), ("target_loss", self.target)):
@@ -50,6 +52,11 @@ class Recipe:
                 raise ValueError(f"`{name}` must be a finite number > 0, got {value}.")
         if self.max_steps < 1:
             raise ValueError(f"`max_training_steps` must be at least 1, got {self.max_steps}.")
+        if not 0 <= self.min_steps <= self.max_steps:
+            raise ValueError(
+                f"`min_training_steps` must be 0 to {self.max_steps} (`max_training_steps`), "
+                f"got {self.min_steps}."
+            )
 
 
 class Pull(NamedTuple):
@@ -145,7 +152,8 @@ def train_networks(
         kept = {n: _where(running, p, kept[n]) for n, p in theta.items()}
         final = torch.where(running, losses.to(final.dtype), final)
         taken = (blocks + 1) * recipe.check_every
-        steps = torch.where(running & (losses < recipe.target), taken, steps)
+        arrived = (losses < recipe.target) & (taken >= recipe.min_steps)
+        steps = torch.where(running & arrived, taken, steps)
         if bool(steps.all()):
             break
     return Trained(kept, final, steps)

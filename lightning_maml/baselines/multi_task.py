@@ -52,6 +52,7 @@ class MultiTaskAverage(Pretrained):
         training_lr: step size of Adam, for each network.
         target_loss: a network is done once it is below (the paper's 0.02).
         max_training_steps: a network that is not done by then is an error.
+        min_training_steps: no network is done before; time for a penalty to act.
         tasks_at_once: in evaluation.
         compile: `torch.compile` the training; "auto" where a compiler works.
 
@@ -78,6 +79,7 @@ class MultiTaskAverage(Pretrained):
         training_lr: float = 0.01,
         target_loss: float = 0.02,
         max_training_steps: int = 5000,
+        min_training_steps: int = 0,
         tasks_at_once: int | None = None,
         compile: bool | Literal["auto"] = False,
     ) -> None:
@@ -89,7 +91,9 @@ class MultiTaskAverage(Pretrained):
             raise ValueError(f"`networks` must be at least 1, got {networks}.")
         _check_strength(regularization, strength)
         self.regularization, self.strength = regularization, strength
-        self.recipe = Recipe(training_lr, target_loss, max_training_steps)
+        self.recipe = Recipe(
+            training_lr, target_loss, max_training_steps, min_steps=min_training_steps
+        )
         random_starts(self.model, 1)  # refuses a model that cannot be started anew
         self.register_buffer("losses", torch.full((networks,), torch.nan))
         self.register_buffer("steps", torch.zeros(networks, dtype=torch.int64))

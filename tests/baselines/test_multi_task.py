@@ -67,6 +67,13 @@ def test_networks_beyond_the_wanted_number_are_not_trained(tmp_path) -> None:
     assert model.losses.isfinite().all()
 
 
+def test_no_network_is_done_before_its_least_number_of_steps(tmp_path) -> None:
+    model = learner(min_training_steps=300)
+    make_trainer(tmp_path, max_steps=2).fit(model, Slopes())
+    assert model.steps.tolist() == [300] * 4
+    assert (model.losses < 0.02).all()
+
+
 def test_a_network_that_does_not_get_there_is_named(tmp_path) -> None:
     model = learner(max_training_steps=5, target_loss=1e-12)
     with pytest.raises(RuntimeError, match=r"after 5 steps.*network 0 \(\d.*\), 1 \(.*`strength`"):
@@ -95,6 +102,7 @@ def test_compiled_networks_are_those_of_the_eager_way(tmp_path) -> None:
         ({"strength": 0.1}, "`strength` must be 0 without `regularization`, got 0.1"),
         ({"training_lr": 0.0}, "`training_lr` must be a finite number > 0, got 0.0"),
         ({"target_loss": -1.0}, "`target_loss` must be a finite number > 0, got -1.0"),
+        ({"min_training_steps": 5001}, r"`min_training_steps` must be 0 to 5000 .*, got 5001"),
         ({"max_training_steps": 0}, "`max_training_steps` must be at least 1, got 0"),
     ],
 )
