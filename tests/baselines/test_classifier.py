@@ -1,6 +1,7 @@
 """Pretrained classifiers: fine-tuning as a plain loop, neighbours by brute force."""
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,12 @@ from lightning_maml.baselines import PretrainedClassifier
 from lightning_maml.baselines.nearest_neighbour import class_similarities
 
 WAYS, CLASSES, FEATURES = 3, 7, 4
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Result files go to the working directory where there is no logger."""
+    monkeypatch.chdir(tmp_path)
 
 
 class Network(nn.Module):
