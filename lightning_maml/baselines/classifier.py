@@ -129,6 +129,11 @@ class PretrainedClassifier(Pretrained):
             ]
         return torch.stack(tasks)[None]
 
+    def on_train_start(self) -> None:
+        """Train the network itself, whatever was evaluated before."""
+        super().on_train_start()
+        self._back_to_training()
+
     def on_validation_epoch_start(self) -> None:
         """Have a fresh last layer."""
         super().on_validation_epoch_start()
@@ -138,8 +143,7 @@ class PretrainedClassifier(Pretrained):
     def on_validation_epoch_end(self) -> None:
         """Log; train on with the layer for all classes."""
         super().on_validation_epoch_end()
-        self.engine, self._outputs = self._engine_of_training, None
-        self._use(self._validation_step_sizes)
+        self._back_to_training()
 
     def tune(self) -> None:
         """Choose step size and decay on the validation tasks, and use them."""
@@ -156,12 +160,17 @@ class PretrainedClassifier(Pretrained):
         self.tuning = tune(grid, mean_of, self.higher_is_better)
         self._use_schedule(self.tuning.chosen)
 
+    def _back_to_training(self) -> None:
+        self.engine, self._outputs = self._engine_of_training, None
+        self._use(self._validation_step_sizes)
+
     def _for_tasks(self) -> None:
         """Evaluate with a copy of the network as it is now, its last layer fresh."""
         model = deepcopy(self.model)
         trained = _linear(model, self.head)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(HEAD_SEED)  # the same layer in each evaluation, on each process
+            # The same layer in each evaluation, on each process; accelerators are left alone.
+            torch.default_generator.manual_seed(HEAD_SEED)
             fresh = nn.Linear(trained.in_features, self.n_way).to(trained.weight)
         parent, _, name = self.head.rpartition(".")
         setattr(model.get_submodule(parent), name, fresh)

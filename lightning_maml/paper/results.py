@@ -77,6 +77,7 @@ def read_result(path: Path, name: Path | None = None) -> Result:
     steps = _numbers(path, content, "steps", None, int)
     curves = {name: _numbers(path, content, name, len(steps)) for name in CURVES}
     git = content.get("git") or {}
+    trained = "training_seed" if "training_seed" in content else "seed"
     fits = content.get("fits")
     return Result(
         path=path,
@@ -87,7 +88,7 @@ def read_result(path: Path, name: Path | None = None) -> Result:
         steps=steps,
         meta_updates=_get(path, content, "meta_updates", int, optional=True),
         settings=flat(_described(path, content)),
-        seed=_get(path, content, "seed", int, optional=True),
+        seed=_get(path, content, trained, int, optional=True),
         command=_get(path, content, "command", str),
         date=_get(path, content, "date", str),
         commit=str(git.get("commit", "?"))[:10] + (" with changes" if git.get("dirty") else ""),

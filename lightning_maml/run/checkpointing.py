@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_maml.run.files import write_whole
+from lightning_maml.run.provenance import global_seed
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -37,8 +38,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class RunState(Callback):
-    """Keeps in each checkpoint the states of all random generators, for each process its own.
+    """Keeps in each checkpoint the run's seed and the states of all random generators.
 
+    Each process has its own generators.
     With them a resumed run draws the dropout masks that the uninterrupted one would have drawn.
     """
 
@@ -51,7 +53,7 @@ class RunState(Callback):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             states *= torch.distributed.get_world_size()
             torch.distributed.all_gather_object(states, generator_states())
-        return {"generators": states}
+        return {"generators": states, "seed": global_seed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep them until training starts."""

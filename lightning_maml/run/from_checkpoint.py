@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 
-FREE = ("eval_inner_steps", "tasks_at_once", "compile", "fine_tuning_lrs", "classify_by")
+FREE = (
+    "eval_inner_steps",
+    "tasks_at_once",
+    "compile",
+    "classify_by",
+    "fine_tuning_lrs",
+    "fine_tuning_decays",
+)
 RUNS = Path("runs")
 NAMES = ("last", "best")
 

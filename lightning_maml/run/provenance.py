@@ -1,5 +1,6 @@
 """Where a result comes from: settings, code, versions, device, as plain JSON."""
 
+import hashlib
 import importlib.metadata
 import math
 import os
@@ -31,7 +32,7 @@ def provenance(trainer: Trainer, learner: LightningModule) -> dict[str, Any]:
 def surroundings(trainer: Trainer) -> dict[str, Any]:
     """Who ran what, when, and on what, whatever the model and the data."""
     return {
-        "seed": _seed(),
+        "seed": global_seed(),
         "command": shlex.join(sys.argv),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git_state(Path(__file__)),
@@ -41,15 +42,31 @@ def surroundings(trainer: Trainer) -> dict[str, Any]:
 
 
 def checkpoint_facts(trainer: Trainer) -> dict[str, Any]:
-    """The checkpoint in use, if one was loaded, and after how many meta-updates it was written."""
+    """The checkpoint in use, if one was loaded: its meta-updates, the seed of its run, its weights.
+
+    What is not known is None.
+    """
     path = trainer.ckpt_path
     if path is None:
         return {"checkpoint": None, "meta_updates": trainer.global_step}
-    updates = None
+    content: dict[str, Any] = {}
     if Path(path).is_file():
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        updates = checkpoint.get("global_step")
-    return {"checkpoint": str(path), "meta_updates": updates}
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return {
+        "checkpoint": str(path),
+        "meta_updates": content.get("global_step"),
+        "training_seed": content.get("callbacks", {}).get("RunState", {}).get("seed"),
+        "weights": weights_digest(content["state_dict"]) if content else None,
+    }
+
+
+def weights_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """16 hexadecimal digits that tell the weights of one training from those of another."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state_dict.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def settings(owner: Any) -> dict[str, Any] | None:
@@ -130,6 +147,7 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _seed() -> int | None:
+def global_seed() -> int | None:
+    """That of `seed_everything`; None if it was not called."""
     seed = os.environ.get("PL_GLOBAL_SEED", "")  # where Lightning's seed_everything keeps it
     return int(seed) if seed.isdecimal() else None

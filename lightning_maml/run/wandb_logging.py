@@ -115,6 +115,7 @@ class WandbLogger(LightningWandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log `metrics` after meta-update `step`, unless W&B has that row from before a resume."""
+        _ = self.experiment  # which finds out what W&B has already
         step = self._last if step is None else max(step, self._last)
         if step <= self._on_record:
             return
@@ -125,7 +126,8 @@ class WandbLogger(LightningWandbLogger):
             plain = self._rows.pop()[1] | plain
         self._rows.append((time.monotonic(), plain))
         self._last = step
-        while len(self._rows) > 1 and self._rows[0][0] < time.monotonic() - AT_RISK:
+        # A row is handed over when the next begins, and W&B writes it when that one is.
+        while len(self._rows) > 2 and self._rows[2][0] < time.monotonic() - AT_RISK:
             self._rows.popleft()
 
     def finalize(self, status: str) -> None:
@@ -135,9 +137,10 @@ class WandbLogger(LightningWandbLogger):
         if self._experiment is not None and self._folders:
             rank_zero_info(f"W&B: logged offline; to upload: {self._upload()}")
 
-    def forget_open_row(self) -> None:
-        """Drop the newest row: it is not complete, and comes again when the run goes on."""
-        self._open = {}
+    def forget_row(self, step: int) -> None:
+        """Drop the row of that meta-update, if it is the newest: it is not complete."""
+        if self._open.get("_step") == step:
+            self._open = {}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs for the run to go on."""
@@ -205,9 +208,9 @@ class WandbState(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """What a validation that was broken off has logged is half a row."""
+        """Where a validation broke off there is half a row; it comes again when the run goes on."""
         if self.logger is not None and trainer.validating:
-            self.logger.forget_open_row()
+            self.logger.forget_row(trainer.global_step)
 
 
 def wandb_logger(trainer: Trainer) -> WandbLogger | None:
@@ -252,7 +255,9 @@ def _has_login() -> bool:
         return True
     import wandb
     from wandb.sdk.lib.wbauth.wbnetrc import read_netrc_auth
+    from wandb.sdk.wandb_setup import singleton
 
-    settings = wandb.Settings()
-    settings.update_from_env_vars(dict(os.environ))
-    return read_netrc_auth(host=settings.base_url) is not None
+    try:
+        return read_netrc_auth(host=singleton().settings.base_url) is not None
+    except wandb.errors.AuthenticationError:  # what is there is no key
+        return False

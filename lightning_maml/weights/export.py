@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from lightning_maml.run.files import write_whole
-from lightning_maml.run.from_checkpoint import read_checkpoint
+from lightning_maml.run.from_checkpoint import read_checkpoint, settings_of
+from lightning_maml.run.provenance import plain, weights_digest
 
 KEPT = (
     "state_dict",
@@ -39,7 +40,8 @@ def export(checkpoint: Path, results: list[Path], config: str, name: str, folder
         folder: where they go.
 
     Raises:
-        ValueError: if a result is of another checkpoint, or the file would exceed 2 MB.
+        ValueError: if a result is of other weights or another test than the card's command would
+            run, or the file would exceed 2 MB.
     """
     content = read_checkpoint(checkpoint)
     weights = {key: content[key] for key in KEPT if key in content}
@@ -47,12 +49,7 @@ def export(checkpoint: Path, results: list[Path], config: str, name: str, folder
     weights["datamodule_hyper_parameters"] = {**data, **{k: LOCAL[k] for k in LOCAL if k in data}}
     facts = [json.loads(path.read_text(encoding="utf-8")) for path in results]
     for path, result in zip(results, facts, strict=True):
-        same_file = Path(result["checkpoint"] or "").name == checkpoint.name
-        if not same_file or result["meta_updates"] != content["global_step"]:
-            raise ValueError(
-                f"`results` must be of {checkpoint} (meta-update {content['global_step']}), got "
-                f"{path}, of {result['checkpoint']} (meta-update {result['meta_updates']})."
-            )
+        _check_result(path, result, checkpoint, content)
     target = folder / f"{name}.ckpt"
     write_whole(target, lambda file: torch.save(weights, file), mode="wb")
     if (size := target.stat().st_size) > MAX_BYTES:
@@ -60,6 +57,26 @@ def export(checkpoint: Path, results: list[Path], config: str, name: str, folder
         raise ValueError(f"`checkpoint` must make a file of at most 2 MB, got {size} bytes.")
     write_whole(folder / f"{name}.md", lambda file: file.write(card(name, config, facts)))
     return target
+
+
+def _check_result(
+    path: Path, result: dict[str, Any], checkpoint: Path, content: dict[str, Any]
+) -> None:
+    digest = weights_digest(content["state_dict"])
+    if result.get("weights") != digest:
+        raise ValueError(
+            f"`results` must be of the weights {digest} of {checkpoint}, got {path}, of "
+            f"{result.get('weights')} ({result.get('checkpoint')})."
+        )
+    for part in ("model", "data"):
+        trained = plain((settings_of(content, part) or {}).get("init_args") or {})
+        for key, value in result[part]["init_args"].items():
+            wanted = trained.get(key)  # a setting that is newer than the checkpoint: off
+            if key not in ("k_shot", *LOCAL) and value != wanted and (value or key in trained):
+                raise ValueError(
+                    f"`results` must be of the settings in {checkpoint}, but for k_shot: "
+                    f"`{part}.{key}` must be {wanted!r}, got {value!r} in {path}."
+                )
 
 
 def card(name: str, config: str, results: list[dict[str, Any]]) -> str:
@@ -76,7 +93,7 @@ def card(name: str, config: str, results: list[dict[str, Any]]) -> str:
         f'`MetaLearner.from_pretrained("{name}")`',
         "",
         f"- Config: `configs/{config}.yaml`, {first['meta_updates']} meta-updates, "
-        f"seed {first['seed']}",
+        f"seed {first['training_seed']}",
         f"- Data: {DATA[kind]}",
         f"- Trained with `python train.py fit --config configs/{config}.yaml`",
         f"- Tested on {first['tasks']} tasks, {first['date'][:10]}, {device}, {versions}",

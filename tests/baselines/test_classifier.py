@@ -137,6 +137,14 @@ def test_training_tells_all_classes_apart_and_goes_on_after_a_validation() -> No
     assert maml.model.head.out_features == CLASSES
 
 
+def test_a_fit_after_a_test_trains_the_network_itself() -> None:
+    maml = learner(meta_lr=0.05)
+    trainer().test(maml, Data(), verbose=False)
+    before = maml.model.body.weight.clone()
+    trainer(max_epochs=1).fit(maml, Data())
+    assert not torch.equal(maml.model.body.weight, before)
+
+
 def test_neighbours_are_those_of_a_loop() -> None:
     generator = torch.Generator().manual_seed(4)
     support, query = (torch.randn(n, 6, generator=generator) for n in (9, 20))

@@ -52,6 +52,20 @@ def test_a_pull_to_the_mean_spares_the_first_batch_and_reaches_the_second(tmp_pa
     assert not torch.equal(free.losses[2:], drawn.losses[2:])
 
 
+@pytest.mark.parametrize(
+    ("kind", "count", "strength", "to_mean"),
+    [("l2", 0, 0.1, False), ("l2", 2, 0.1, False), ("l2_to_mean", 0, 0.0, True),
+     ("l2_to_mean", 2, 0.1, True)],
+)  # fmt: skip
+def test_what_the_networks_are_drawn_to(kind, count, strength, to_mean) -> None:
+    model = learner(regularization=kind, strength=0.1)
+    own = dict(model.model.named_parameters())
+    pull = model._pull({name: p.detach()[None] for name, p in own.items()}, count)
+    assert float(pull.strength) == pytest.approx(strength)
+    for name, parameter in own.items():
+        assert torch.equal(pull.anchor[name], parameter if to_mean else torch.zeros_like(parameter))
+
+
 def test_weight_decay_reaches_the_first_batch_too(tmp_path) -> None:
     free, drawn = learner(), learner(regularization="l2", strength=0.001)
     for model in (free, drawn):

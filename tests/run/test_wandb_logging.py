@@ -106,6 +106,7 @@ print(WandbLogger()._wandb_init.get("mode"))
 """
 KEY = "0123456789" * 4
 OTHER = {"WANDB_BASE_URL": "http://wandb.example.org:8080"}
+SETTINGS = {"WANDB_CONFIG_DIR": "~/wandb"}  # where `wandb login --host` leaves the server's name
 
 
 @pytest.mark.parametrize(
@@ -119,12 +120,17 @@ OTHER = {"WANDB_BASE_URL": "http://wandb.example.org:8080"}
         ({}, "wandb.example.org:8080", "offline"),
         (OTHER, "wandb.example.org:8080", "None"),
         (OTHER, "api.wandb.ai", "offline"),
+        (SETTINGS, "wandb.example.org:8080", "None"),
     ],
 )
 def test_who_logs_offline(environment, machine, mode, tmp_path) -> None:
     """The rules of `wandb login`, which leaves its key in ~/.netrc."""
     if machine is not None:
         (tmp_path / ".netrc").write_text(f"machine {machine}\n  login user\n  password {KEY}\n")
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text(
+        f"[default]\nbase_url = {OTHER['WANDB_BASE_URL']}\n"
+    )
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "NETRC"))}
     done = subprocess.run(
         [sys.executable, "-c", CHECK], env={**clean, "HOME": str(tmp_path), **environment},
@@ -200,8 +206,33 @@ def test_only_recent_rows_are_kept_for_a_resume(monkeypatch) -> None:
         now = 20.0 * step
         logger.log_metrics({"a": step}, step)
     logger.log_metrics({"b": 1}, 9)
-    assert [row["_step"] for row in logger.state()["rows"]] == [6, 7, 8, 9]
+    assert [row["_step"] for row in logger.state()["rows"]] == [4, 5, 6, 7, 8, 9]
     assert logger.state()["rows"][-1] == {"_step": 9, "a": 9, "b": 1, "trainer/global_step": 9}
+
+
+def test_rows_far_apart_are_kept_until_they_are_written(monkeypatch) -> None:
+    """Each is written when the one after the next comes."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    run = FakeRun()
+    logger = logger_on(run)
+    for step in range(5):
+        now = 1000.0 * step
+        logger.log_metrics({"a": step}, step)
+        kept = [row["_step"] for row in logger.state()["rows"]]
+        assert {*range(step + 1)} <= {*kept, *(s for s, _ in run.logged[:-1])}
+    assert len(kept) < 5
+
+
+def test_only_the_row_of_a_broken_validation_is_forgotten() -> None:
+    run = FakeRun()
+    logger = logger_on(run)
+    logger.log_metrics({"a": 1.0}, 10)
+    logger.forget_row(15)
+    logger.log_metrics({"a": 2.0}, 20)
+    logger.forget_row(20)
+    logger.finalize("failed")
+    assert run.logged == [(10, {"a": 1.0})]
 
 
 @pytest.mark.parametrize("newer", ["checkpoints/best.ckpt", "../version_1/checkpoints/last.ckpt"])

@@ -87,10 +87,29 @@ def test_the_command_line_takes_them(tmp_path, monkeypatch) -> None:
     assert result["mean"] == pytest.approx(values.mean(dim=1).tolist(), rel=1e-4)
 
 
-def test_results_must_be_of_the_checkpoint(tmp_path) -> None:
+def test_results_must_be_of_these_weights_and_settings(tmp_path, monkeypatch) -> None:
+    """Another run's checkpoint may have the same name and step."""
+    monkeypatch.chdir(tmp_path)
+    weights = str(weights_file("sinusoid"))
+    settings = ["--data.k_shot=5", "--data.test_tasks=600"]
+    train.main(["test", "--ckpt_path", weights, *settings])
+    train.main(["test", "--ckpt_path", weights, *settings, "--data.support_range=[0, 5]"])
+    usual, half = sorted(tmp_path.rglob("test_result.json"))
+    made = export(weights_file("sinusoid"), [usual], "sinusoid", "mine", tmp_path / "out")
+    assert "| mse | 2.9615 +- 0.2247 |" in made.with_suffix(".md").read_text()
+    with pytest.raises(ValueError, match=r"`data.support_range` must be None, got \[0"):
+        export(weights_file("sinusoid"), [half], "sinusoid", "mine", tmp_path / "out")
+    other = torch.load(weights, weights_only=True)
+    other["state_dict"]["model.layers.0.bias"] += 1e-6
+    torch.save(other, tmp_path / "sinusoid.ckpt")
+    with pytest.raises(ValueError, match=r"`results` must be of the weights .* got .*test_result"):
+        export(tmp_path / "sinusoid.ckpt", [usual], "sinusoid", "mine", tmp_path / "out")
+
+
+def test_results_of_no_known_weights_are_refused(tmp_path) -> None:
     path = tmp_path / "result.json"
     facts: dict[str, Any] = {"checkpoint": "runs/x/best-10.ckpt", "meta_updates": 10}
     path.write_text(json.dumps(facts))
-    with pytest.raises(ValueError, match=r"`results` must be of .*sinusoid.ckpt .*got .*best-10"):
+    with pytest.raises(ValueError, match=r"`results` must be of .*sinusoid.ckpt, got .*best-10"):
         export(weights_file("sinusoid"), [path], "sinusoid", "mine", tmp_path)
     assert list(tmp_path.iterdir()) == [path]
