@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +269,9 @@ def test_a_file_that_breaks_off_is_read_up_to_there(tmp_path) -> None:
             run.log({"a": step / 7, "text": "x" * 50}, step=step)
         run.log({"long": "y" * 100_000}, step=2000)
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    rows = history(path.parent)
+    deadline = time.monotonic() + 30  # W&B's own process may close the file after `finish`
+    while len(rows := history(path.parent)) < 2001 and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert [row["_step"] for row in rows] == list(range(2001))
     assert [row["a"] for row in rows[:-1]] == [step / 7 for step in range(2000)]
     assert len(rows[-1]["long"]) == 100_000
