@@ -112,10 +112,9 @@ class PretrainedClassifier(Pretrained):
         if self.classify_by == "fine_tuning" or self.engine is self._engine_of_training:
             return super().evaluate(episode, inner_steps)
         output = self.outputs(episode)[0]
-        pairs = [*zip(output, episode.query_y, strict=True)]
+        pairs = zip(output, episode.query_y, strict=True)
         loss = torch.stack([self.loss(*pair) for pair in pairs])
-        metric = torch.stack([self.metric(*pair) for pair in pairs])
-        return EvalResult(loss[None], metric[None])
+        return EvalResult(loss[None], self._per_task_metric(output, episode)[None])
 
     def outputs(self, episode: Episode, inner_steps: int | None = None) -> Tensor:
         """As `MetaLearner.outputs`; of nearest neighbours, the similarities."""
@@ -166,24 +165,19 @@ class PretrainedClassifier(Pretrained):
 
     def _for_tasks(self) -> None:
         """Evaluate with a copy of the network as it is now, its last layer fresh."""
-        model = deepcopy(self.model)
-        trained = _linear(model, self.head)
+        trained = _linear(self.model, self.head)
         with torch.random.fork_rng(devices=[]):
             # The same layer in each evaluation, on each process; accelerators are left alone.
             torch.default_generator.manual_seed(HEAD_SEED)
             fresh = nn.Linear(trained.in_features, self.n_way).to(trained.weight)
-        parent, _, name = self.head.rpartition(".")
-        setattr(model.get_submodule(parent), name, fresh)
+        model = _with_head(self.model, self.head, fresh)
         engine = self._engine_of_training
         self.engine = Engine(model, self.loss, engine.adapts, engine.tasks_at_once)
         self._outputs = None
 
     def _features(self) -> nn.Module:
         """The network of evaluation without its last layer."""
-        model = deepcopy(self.engine.model)
-        parent, _, name = self.head.rpartition(".")
-        setattr(model.get_submodule(parent), name, nn.Identity())
-        return model
+        return _with_head(self.engine.model, self.head, nn.Identity())
 
     def _use_schedule(self, schedule: tuple[float, float]) -> None:
         lr, self._decay = schedule
@@ -210,6 +204,14 @@ def _linear(model: nn.Module, head: str) -> nn.Linear:
     if head not in layers:
         raise ValueError(f"`head` must be one of the linear layers {list(layers)}, got {head!r}.")
     return layers[head]
+
+
+def _with_head(model: nn.Module, head: str, layer: nn.Module) -> nn.Module:
+    """A copy of `model` with `layer` in the place of the layer named `head`."""
+    model = deepcopy(model)
+    parent, _, name = head.rpartition(".")
+    setattr(model.get_submodule(parent), name, layer)
+    return model
 
 
 def _check_decays(decays: Sequence[float]) -> tuple[float, ...]:
