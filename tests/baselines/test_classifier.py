@@ -149,10 +149,11 @@ def test_neighbours_are_those_of_a_loop() -> None:
     generator = torch.Generator().manual_seed(4)
     support, query = (torch.randn(n, 6, generator=generator) for n in (9, 20))
     labels = torch.tensor([0, 1, 2] * 3)
-    found = class_similarities(support, labels, query, WAYS).argmax(dim=1)
-    for one, label in zip(query, found, strict=True):
+    scores = class_similarities(support, labels, query, WAYS)
+    for one, row in zip(query, scores, strict=True):
         cosines = [float(one @ s / (one.norm() * s.norm())) for s in support]
-        assert label == labels[cosines.index(max(cosines))]
+        assert row.argmax() == labels[cosines.index(max(cosines))]
+        assert float(row.max()) == pytest.approx(max(cosines), abs=1e-6)
     missing = class_similarities(support, labels.clamp(max=1), query, WAYS)
     assert (missing[:, 2] == -1).all()
 
