@@ -1,0 +1,1 @@
+"""Reinforcement learning (Sec. 5.3, Algorithm 3)."""

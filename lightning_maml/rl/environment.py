@@ -1,0 +1,76 @@
+"""What an environment must be to be meta-learned on: a batch of episodes as pure functions.
+
+A user's own environment is any object with these attributes and methods; it need not inherit from
+anything. Randomness comes in as numbers, so that the same numbers give the same episode.
+"""
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+State = Any
+"""Whatever an environment keeps of a batch of episodes; only the environment looks inside."""
+
+
+class Transition(NamedTuple):
+    """What one step of each episode led to.
+
+    Shapes: ``n`` episodes.
+        state: opaque
+        observation: ``[n, observation_size]``
+        reward: ``[n]``
+        ended: ``[n]``, bool: the episode is over by a rule of the environment (not by time)
+        broken: ``[n]``, bool: it is over because it could not be simulated on
+    """
+
+    state: State
+    observation: Floats
+    reward: Floats
+    ended: Flags
+    broken: Flags
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """A family of tasks (Sec. 5.3): one Markov decision process per task vector.
+
+    Attributes:
+        observation_size, action_size: sizes of an observation and of an action
+        task_size: length of a task vector (a goal, a velocity, a direction)
+        start_size: how many standard normal numbers the start of an episode takes
+        horizon: steps after which an episode is over in any case (H)
+    """
+
+    observation_size: int
+    action_size: int
+    task_size: int
+    start_size: int
+    horizon: int
+
+    def check_tasks(self, tasks: Floats) -> None:
+        """Raise ValueError, naming `tasks`, for task vectors that cannot be."""
+
+    def start(self, tasks: Floats, noise: Floats) -> tuple[State, Floats]:
+        """State and observation of new episodes.
+
+        Shapes: ``tasks [n, task_size]``, ``noise [n, start_size]``, standard normal; observation
+        ``[n, observation_size]``.
+        """
+
+    def restart(
+        self, state: State, which: Flags, tasks: Floats, noise: Floats
+    ) -> tuple[State, Floats]:
+        """New episodes in place of those in `which` ``[n]``, the others as they are; as `start`.
+
+        `tasks` and `noise` have rows for all n; those outside `which` are not looked at.
+        """
+
+    def step(self, state: State, actions: Floats, tasks: Floats) -> Transition:
+        """One step of each episode.
+
+        `actions` ``[n, action_size]`` are on the policy's scale, where -1 and 1 are the bounds of
+        what the environment can do; larger ones are clipped. `state` is not used again.
+        """
