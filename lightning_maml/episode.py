@@ -42,6 +42,11 @@ class TaskBatch(NamedTuple):
     task: Tensor
     key: Tensor
 
+    @property
+    def tasks(self) -> int:
+        """Number of tasks in the batch."""
+        return self.task.shape[0]
+
 
 def check_episode(episode: Episode) -> Episode:
     """Check that the four tensors fit together; integer class numbers become int64.

@@ -125,7 +125,8 @@ def _forward_step(
     # Explicit zero tangents of the data: see meta_gradient.py.
     still = (torch.zeros_like(x), torch.zeros_like(y))
     primals = (theta, state, meta.held, meta.step_sizes, x, y)
-    return jvp(update, primals, (theta_dot, state_dot, u.held, u.step_sizes, *still))
+    after, moved, *_ = jvp(update, primals, (theta_dot, state_dot, u.held, u.step_sizes, *still))
+    return after, moved
 
 
 def _kl_product(
@@ -142,7 +143,7 @@ def _kl_product(
         return kl(theta, held, x, y)[1]
 
     out_dot = jvp(output, (theta, held, x), (theta_dot, held_dot, torch.zeros_like(x)))[1]
-    out, pull_back = vjp(lambda theta, held: output(theta, held, x), theta, held)
+    out, pull_back, *_ = vjp(lambda theta, held: output(theta, held, x), theta, held)
 
     bent = jvp(grad(mean_kl), (out, y), (out_dot, torch.zeros_like(y)))[1]
     return pull_back(bent)

@@ -112,8 +112,9 @@ def _sample(
         if again.any():
             run.begin(again)
             state, observation = environment.restart(state, again, run.tasks, run.start_noise)
-    columns = (_stacked(column, tasks, streams) for column in zip(*steps, strict=True))
-    return Trajectories(*columns, torch.from_numpy(broken.reshape(tasks, streams).sum(axis=1)))
+    columns = [_stacked(column, tasks, streams) for column in zip(*steps, strict=True)]
+    columns.append(torch.from_numpy(broken.reshape(tasks, streams).sum(axis=1)))
+    return Trajectories(*columns)
 
 
 def _stacked(steps: tuple[Tensor | np.ndarray, ...], tasks: int, streams: int) -> Tensor:

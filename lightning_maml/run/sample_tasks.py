@@ -44,7 +44,8 @@ class SampleTasks(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Remember the first tasks."""
-        if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
+        wanted = batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking
+        if wanted and isinstance(batch, Episode):
             self._first = Episode(*(part[:TASKS] for part in batch))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,12 +53,12 @@ class SampleTasks(Callback):
         learner, episode, self._first = cast(Adapting, pl_module), self._first, None
         result, _ = learner.curve.collected()  # of all processes: each must ask
         loggers = [one for one in trainer.loggers if shows_figures(one)]
-        if episode is None or not loggers:
+        if not loggers or not trainer.is_global_zero or trainer.sanity_checking:
             return
         summary = summarize(result)
         curve = inner_step_curve(summary.mean.tolist(), summary.ci95.tolist(), learner.metric_name)
         pictures = {"val/curve": [curve]}
-        if tasks := draw(episode, learner.outputs(episode)):
+        if episode is not None and (tasks := draw(episode, learner.outputs(episode))):
             pictures["val/tasks"] = tasks
         for logger in loggers:
             for name, images in pictures.items():

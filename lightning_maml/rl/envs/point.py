@@ -4,14 +4,14 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lightning_maml.rl.environment import Flags, Floats, Transition
+from lightning_maml.rl.environment import Environment, Flags, Floats, Transition
 
 SPEED = 0.1
 NEAR = 0.01
 Reward = Literal["distance", "squared_distance"]
 
 
-class Point:
+class Point(Environment):
     """Moves by the action, clipped to +-0.1 per axis; starts at the origin.
 
     The episode ends where both offsets from the goal are below 0.01.
@@ -64,7 +64,7 @@ class Point:
         offset = position - tasks
         squared = (offset**2).sum(axis=-1)
         reward = -np.sqrt(squared) if self.reward == "distance" else -squared
-        ended = (np.abs(offset) < NEAR).all(axis=-1)
+        ended: Flags = np.all(np.abs(offset) < NEAR, axis=-1)
         broken = np.zeros(len(tasks), dtype=bool)
         return Transition(position, self._observation(position, tasks), reward, ended, broken)
 
