@@ -34,6 +34,8 @@ class Split:
     def __init__(self, function: Program, fixed: Any, moving: Any, compile: bool = False) -> None:
         fixed_leaves, fixed_spec = tree_flatten(fixed)
         moving_leaves, moving_spec = tree_flatten(moving)
+        # A tensor that is also in `fixed` would be taken for that one.
+        moving_leaves = [leaf.clone() for leaf in moving_leaves]
         count = len(fixed_leaves)
 
         def flat(*leaves: Tensor) -> list[Tensor]:
