@@ -179,6 +179,7 @@ def step_back(
 def query_gradient(
     loss: TaskLoss, theta: Params, held: Params, task: Episode
 ) -> tuple[tuple[Params, Params], tuple[Tensor, Tensor]]:
+    """Gradients with respect to theta and held; loss and output. On the query set of one task."""
     return grad_and_value(loss, argnums=(0, 1), has_aux=True)(
         theta, held, task.query_x, task.query_y
     )
@@ -215,6 +216,7 @@ def _scale(a: Params, factor: float) -> Params:
 
 
 def zeros_like(a: Params) -> Params:
+    """Zeros of the same names, shapes and dtypes."""
     return {name: torch.zeros_like(tensor) for name, tensor in a.items()}
 
 

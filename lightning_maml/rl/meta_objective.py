@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, jvp, vjp
+from torch.func import grad, jvp, vjp
 from torch.utils._pytree import tree_map
 
 from lightning_maml.episode import Episode
 from lightning_maml.inner_loop import InnerLoop, MetaParams, Params, State, TaskLoss, inner_step
 from lightning_maml.losses import Loss
-from lightning_maml.meta_gradient import Cotangents, Kept, step_back, zeros_like
+from lightning_maml.meta_gradient import Cotangents, Kept, query_gradient, step_back, zeros_like
 from lightning_maml.rl.policy_loss import mean_kl, reinforce, surrogate
 
 Rollouts = Sequence[Episode]
@@ -78,8 +78,7 @@ def gradient(
 ) -> tuple[MetaParams, Tensor]:
     """Gradient of one task's `outer` loss after adaptation, and that loss."""
     theta, kept = _adapt(loop, inner, meta, rollouts)
-    x, y = rollouts[-1].query_x, rollouts[-1].query_y
-    grads, (loss, _) = grad_and_value(outer, argnums=(0, 1), has_aux=True)(theta, meta.held, x, y)
+    grads, (loss, _) = query_gradient(outer, theta, meta.held, rollouts[-1])
     return _back(loop, inner, meta, rollouts, kept, grads), loss
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -110,22 +110,16 @@ class MetaPolicy(LightningModule):
             tasks_at_once=(tasks_at_once, 1),
         )
         _check_shares(discount=discount, gae_lambda=gae_lambda)
-        if curvature not in get_args(Curvature):
-            raise ValueError(
-                f"`curvature` must be one of {get_args(Curvature)}, got {curvature!r}."
-            )
         self.policy, self.environment = policy, environment
         _check_policy(policy, environment)
         self.inner_loop = InnerLoop(inner_steps, StepSizes(float(inner_lr)), first_order)
         self.later = StepSizes(float(inner_lr if later_inner_lr is None else later_inner_lr))
-        self.eval_inner_steps = eval_inner_steps
-        self.trajectories = trajectories
+        self.eval_inner_steps, self.trajectories = eval_inner_steps, trajectories
         self.eval_trajectories = trajectories if eval_trajectories is None else eval_trajectories
         self.discount, self.gae_lambda, self.pooled = discount, gae_lambda, pooled
         self.common_noise = common_noise
         self._new_trpo = partial(Trpo, max_kl=max_kl, cg_iterations=cg_iterations, damping=damping)
         self.engine = PolicyEngine(policy, tuple(adapts), tasks_at_once, compile, curvature)
-        self.engine.meta()  # refuse patterns that match nothing now
         self.curve = TaskCurve()
         self._rate = TaskRate()
         self.watched: dict[str, float] = {}

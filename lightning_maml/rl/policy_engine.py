@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,9 @@ class PolicyEngine:
         tasks_at_once: tasks batched at a time; a few, so that their samples stay in the cache.
         compile: run the products through `torch.compile`.
         curvature: "exact", or "finite_differences" of the KL divergence's gradient (App. A.2).
+
+    Raises:
+        ValueError: naming the argument that is out of range.
     """
 
     policy: nn.Module
@@ -49,6 +52,12 @@ class PolicyEngine:
     compile: bool = False
     curvature: Curvature = "exact"
     _programs: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.curvature not in get_args(Curvature):
+            known = list(get_args(Curvature))
+            raise ValueError(f"`curvature` must be one of {known}, got {self.curvature!r}.")
+        self.meta()  # refuses patterns that match nothing
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_programs": {}}  # a copy has a module of its own
