@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_maml.episode import Episode
 from lightning_maml.run.figures import Picture, classified_images, fitted_curve, inner_step_curve
+from lightning_maml.run.fits import drawable
 from lightning_maml.task_curve import TaskCurve, summarize
 
 TASKS = 3
@@ -75,6 +76,7 @@ def draw(episode: Episode, outputs: Tensor) -> list[Picture]:
 
     Shapes: ``outputs [inner steps + 1, tasks, query examples, ...]``.
     """
+    regression = drawable(episode)
     episode = Episode(*(part.detach().float().cpu() for part in episode))
     outputs = outputs.detach().float().cpu()
     outputs = outputs.where(outputs.isfinite(), torch.nan)  # drawn as gaps
@@ -83,8 +85,7 @@ def draw(episode: Episode, outputs: Tensor) -> list[Picture]:
         predicted = outputs[-1].argmax(dim=-1)
         tasks = zip(episode.query_x, episode.query_y, predicted, strict=True)
         return [classified_images(*task) for task in tasks]
-    numbers = (shape, episode.query_y.shape[2:], outputs.shape[3:])
-    if all(part.numel() == 1 for part in numbers) and episode.query_y.ndim == outputs.ndim - 1:
+    if regression and outputs.shape[1:] == episode.query_y.shape:
         return [
             fitted_curve((sx, sy), (qx, qy), before, after)
             for sx, sy, qx, qy, before, after in zip(*episode, outputs[0], outputs[-1], strict=True)
