@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from lightning_maml.paper.cells import EXPERIMENTS, LAST, PRECISION, TEST_TASKS, Experiment
+from lightning_maml.paper.cells import EXPERIMENTS, LAST, PRECISION, Experiment
 from lightning_maml.paper.methods import method_of
 from lightning_maml.paper.results import Result
 
@@ -158,8 +158,8 @@ def departures(experiment: Experiment, result: Result) -> tuple[str, ...]:
         for key, want in experiment.paper.items()
         if key in result.settings and not _same(result.settings[key], want)
     ]
-    if result.tasks != TEST_TASKS:
-        found.append(f"{result.tasks} test tasks where the paper has {TEST_TASKS}")
+    if result.tasks != experiment.test_tasks:
+        found.append(f"{result.tasks} test tasks where the paper has {experiment.test_tasks}")
     if result.device.get("precision") != PRECISION:
         found.append(f"precision {result.device.get('precision')}, not {PRECISION}")
     return tuple(found)

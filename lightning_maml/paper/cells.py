@@ -24,6 +24,7 @@ class Experiment:
         updates: the paper's number of meta-updates; None where it gives none
         config: name of the file in configs/, without its ending
         checkpoint: of a run, the one that is tested: "best" on the validation tasks, or "last"
+        test_tasks: how many the paper has
         test_flags: what `test` is given beside the checkpoint
         fit_flags: what `fit` is given beside the config
     """
@@ -37,6 +38,7 @@ class Experiment:
     test_flags: tuple[str, ...] = ()
     fit_flags: tuple[str, ...] = ()
     checkpoint: str = "best"
+    test_tasks: int = TEST_TASKS
 
     @property
     def there(self) -> bool:
@@ -46,7 +48,7 @@ class Experiment:
     @property
     def commands(self) -> tuple[str, ...]:
         """How to make it: fit, then test (of the config's newest run)."""
-        data = () if self.config.startswith("sinusoid") or self.method == "rl" else DATA_FLAG
+        data = () if self.config.startswith(("sinusoid", *RL_TASKS)) else DATA_FLAG
         fit = ("python train.py fit", f"--config configs/{self.config}.yaml", *self.fit_flags)
         test = ("python train.py test", f"--config configs/{self.config}.yaml")
         more = (f"--ckpt_path {self.checkpoint}", *self.test_flags)
@@ -54,6 +56,23 @@ class Experiment:
 
 
 DATA_FLAG = ("--data.root DATA",)
+_POINT, _CHEETAH, _ANT = (
+    {"environment": f"lightning_maml.{name}"} for name in ("Point", "HalfCheetah", "Ant")
+)
+RL_TASKS: Final[dict[str, dict[str, Any]]] = {
+    "point": {**_POINT, "environment.reward": "distance"},
+    "cheetah_velocity": {**_CHEETAH, "environment.task": "velocity"},
+    "cheetah_direction": {**_CHEETAH, "environment.task": "direction"},
+    "ant_velocity": {**_ANT, "environment.task": "velocity"},
+    "ant_direction": {**_ANT, "environment.task": "direction"},
+}
+RL_UPDATES: Final = {
+    "point": 100,
+    "cheetah_velocity": 475,
+    "cheetah_direction": 100,
+    "ant_velocity": 375,
+    "ant_direction": 500,
+}
 META_LEARNED = ("maml", "first_order", "context_vector")
 SINUSOID_MODEL = {"network.hidden": [40, 40], "data.x_range": [-5, 5]}
 
@@ -137,12 +156,19 @@ def _classifier(k_shot: int, method: str) -> Experiment:
 
 
 def _rl(task: str, method: str = "maml") -> Experiment:
-    """Sec. 5.3. No result is recognised yet: reinforcement learning is not in this version."""
+    """Sec. 5.3, App. A.2; the authors' number of meta-updates."""
     name = task if method == "maml" else f"{task}_{method}"
-    return Experiment(name=name, method="rl", needs={"data": None}, config=name, updates=500)
+    return Experiment(
+        name=name,
+        method={"context": "context_vector"}.get(method, method),
+        needs=RL_TASKS[task],
+        config=name,
+        updates=RL_UPDATES[task],
+        paper={"model.inner_lr": 0.1, "model.discount": 0.99} if method == "maml" else {},
+        test_tasks=40,
+    )
 
 
-RL_TASKS = ("point", "cheetah_velocity", "cheetah_direction", "ant_velocity", "ant_direction")
 RL_METHODS = ("maml", "pretrained", "random", "oracle")
 _MAML = {"model.inner_lr": 0.01, "model.inner_steps": 1}
 

@@ -1,7 +1,7 @@
 """Figure 4 (Sec. 5.3): 2D navigation.
 
 The paper's curves could not be read, and no returns of the pretrained policy are known; the lines
-are the means of the authors' result files. Reinforcement learning of ours is not in this version.
+are the means of the authors' result files.
 """
 
 from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
 """Figure 5 (Sec. 5.3): locomotion of half-cheetah and ant, goal velocity and direction.
 
 The points read off the paper's figure and the means of the authors' result files sometimes differ;
-both are shown. Reinforcement learning of ours is not in this version.
+both are shown.
 """
 
 from matplotlib.figure import Figure

@@ -14,6 +14,7 @@ REGULARIZATION: Final = {
     "l2": "multi_task_l2",
     "l2_to_mean": "multi_task_l2_to_mean",
 }
+PARTS: Final = {"model": "network", "policy": "network", "environment": "environment"}
 # A MetaLearner with other values than these is a method of its own, not the paper's.
 NOT_MAML: Final = {
     "model.learn_inner_lr": None,
@@ -33,7 +34,7 @@ def kind(class_path: str) -> str:
 
 
 def flat(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Model, network and data of a result file as one level of settings.
+    """Model, network, environment and data of a result file as one level of settings.
 
     >>> flat({"model": {"class_path": "a.b.C", "init_args": {"lr": 1}}, "data": None})
     {'model': 'a.C', 'model.lr': 1}
@@ -41,10 +42,9 @@ def flat(content: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in ("model", "data"):
         _add(found, part, content.get(part))
-    network = found.get("model.model")
-    if isinstance(network, Mapping):
-        del found["model.model"]
-        _add(found, "network", network)
+    for name, part in PARTS.items():
+        if isinstance(found.get(f"model.{name}"), Mapping):
+            _add(found, part, found.pop(f"model.{name}"))
     return found
 
 
@@ -60,6 +60,8 @@ def method_of(settings: Settings) -> tuple[str | None, str]:
     learner = settings.get("model")
     if learner == "lightning_maml.MetaLearner":
         return _meta_learned(settings)
+    if learner == "lightning_maml.MetaPolicy":
+        return _policy(settings)
     if settings.get("data.task_in_input") and learner != "lightning_maml.Pretrained":
         return None, "the task in the input belongs to the pretrained oracle"
     if learner == "lightning_maml.Pretrained":
@@ -73,6 +75,15 @@ def method_of(settings: Settings) -> tuple[str | None, str]:
         how = settings.get("model.classify_by")
         return (how, "") if how in CLASSIFY_BY else (None, f"classify_by {how!r} is unknown")
     return None, f"the learner {learner} is none of the paper's"
+
+
+def _policy(settings: Settings) -> tuple[str | None, str]:
+    oracle = bool(settings.get("environment.task_in_observation"))
+    if not settings.get("model.inner_steps", 1):
+        return ("oracle" if oracle else "pretrained"), ""
+    if oracle:
+        return None, "the task in the observation belongs to the oracle, which has no inner steps"
+    return _meta_learned(settings)
 
 
 def _meta_learned(settings: Settings) -> tuple[str | None, str]:

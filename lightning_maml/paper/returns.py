@@ -1,4 +1,4 @@
-"""Figures 4 and 5: returns after 0 .. 3 gradient steps. Ours are not in this version."""
+"""Figures 4 and 5: returns after 0 .. 3 gradient steps."""
 
 from collections.abc import Sequence
 
