@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lightning_maml.rl.environment import Flags, Floats, Transition
+from lightning_maml.rl.envs.extra import rl_extra
 from lightning_maml.rl.envs.mujoco_batch import (
     Simulator,
     Task,
@@ -16,11 +17,13 @@ from lightning_maml.rl.envs.mujoco_batch import (
     check_tasks,
     checked_actions,
     load_model,
-    mujoco,
     progress,
     start_physics,
     went_on,
 )
+
+with rl_extra():
+    import mujoco
 
 NQ, NV, NU, BODIES = 15, 14, 8, 14
 PHYSICS, CONTACTS = 1 + NQ + NV, 6 * BODIES
@@ -127,9 +130,9 @@ class Ant:
         external = np.zeros((len(physics), BODIES, 6))
         external[:, 1:, :3] = -torque - np.cross(place - centre[:, None], force)
         external[:, 1:, 3:] = -force
-        external = np.clip(external, -1.0, 1.0).reshape(-1, CONTACTS)
         rotation = axes.reshape(-1, 3, 3).swapaxes(1, 2).reshape(-1, 9)
-        sensed = np.hstack([external, rotation, centre])
+        clipped = np.clip(external, -1.0, 1.0).reshape(-1, CONTACTS)
+        sensed = np.hstack([clipped, rotation, centre])
         return sensed, velocity[:, 0], went_on(physics, moved) & np.isfinite(sensed).all(axis=-1)
 
 

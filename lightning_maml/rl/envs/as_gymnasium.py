@@ -1,8 +1,8 @@
 """One episode of an `Environment` as a `gymnasium.Env`. Importing this registers ours:
 
-    import lightning_maml.rl.envs.as_gymnasium
-    env = gymnasium.make("lightning_maml/HalfCheetahVelocity-v0")
-    observation, info = env.reset(seed=0, options={"task": [1.5]})
+import lightning_maml.rl.envs.as_gymnasium
+env = gymnasium.make("lightning_maml/HalfCheetahVelocity-v0")
+observation, info = env.reset(seed=0, options={"task": [1.5]})
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ with rl_extra():
 Tasks = Sequence[Sequence[float]]
 
 
-class GymnasiumEnvironment(gymnasium.Env[Floats, Floats]):
+class GymnasiumEnvironment(gymnasium.Env[Floats, Any]):
     """Gives the same trajectories as the environment's own functions.
 
     ``reset(options={"task": [...]})`` sets the task; without, one is drawn. ``terminated`` is the
@@ -52,9 +52,9 @@ class GymnasiumEnvironment(gymnasium.Env[Floats, Floats]):
             raise ValueError(f"`render_mode` must be one of {[None, *modes]}, got {render_mode!r}.")
         self.environment, self.render_mode = environment, render_mode
         self.metadata = {"render_modes": modes, "render_fps": 50}
-        self._between = None if task_range is None else np.array(task_range, dtype=np.float64)
-        self._choices = None if task_choices is None else np.array(task_choices, dtype=np.float64)
-        environment.check_tasks(self._between if self._choices is None else self._choices)
+        self._uniform = task_choices is None
+        self._tasks = np.array(task_range if task_choices is None else task_choices, np.float64)
+        environment.check_tasks(self._tasks)
         self.observation_space = Box(-np.inf, np.inf, (environment.observation_size,), np.float64)
         self.action_space = Box(-1.0, 1.0, (environment.action_size,), np.float32)
         self._state: Any = None
@@ -98,11 +98,11 @@ class GymnasiumEnvironment(gymnasium.Env[Floats, Floats]):
         return environment.frame(self._state, 0)
 
     def _draw(self) -> Floats:
-        if self._choices is not None:
-            chosen: Floats = self._choices[self.np_random.integers(len(self._choices))]
-            return chosen
-        assert self._between is not None
-        return self.np_random.uniform(*self._between)
+        if self._uniform:
+            lowest, highest = self._tasks
+            return lowest + (highest - lowest) * self.np_random.random(len(lowest))
+        chosen: Floats = self._tasks[self.np_random.integers(len(self._tasks))]
+        return chosen
 
     def _info(self, broken: bool) -> dict[str, Any]:
         return {"task": self._task[0].copy(), "broken": broken}

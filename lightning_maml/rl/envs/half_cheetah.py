@@ -55,7 +55,7 @@ class HalfCheetah:
         check_arguments(task, horizon, threads)
         self.task, self.task_in_observation, self.horizon = task, task_in_observation, horizon
         self.observation_size = 20 + task_in_observation
-        self._simulator = Simulator(load_model("half_cheetah.xml"), threads)
+        self._simulator = Simulator(load_model("half_cheetah.xml", _scale_mass), threads)
         self._mass = _PlanarMass(self._simulator.model)
 
     def check_tasks(self, tasks: Floats) -> None:
@@ -100,6 +100,14 @@ class HalfCheetah:
     def _observation(self, state: Floats, tasks: Floats) -> Floats:
         seen = state[:, 2:]  # all but the clock and the root's x
         return np.hstack([seen, tasks]) if self.task_in_observation else seen.copy()
+
+
+def _scale_mass(spec: Any) -> None:
+    """Do what the file's `settotalmass` says: MuJoCo 4 deprecates it, with a warning each time."""
+    total, spec.compiler.settotalmass = spec.compiler.settotalmass, -1.0
+    unscaled = spec.compile().body_subtreemass[0]
+    for geom in spec.geoms:
+        geom.density *= total / unscaled
 
 
 class _PlanarMass:

@@ -5,7 +5,6 @@ positions, velocities).
 """
 
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,16 +25,12 @@ START_CLOCK = 1.0
 an instability and starts over by itself, so that a clock that goes back tells."""
 
 
-def load_model(file: str, edit: Callable[[Any], None] | None = None) -> Any:
+def load_model(file: str, edit: Callable[[Any], None]) -> Any:
     """A model of those that gymnasium ships, changed by `edit`, which is given its `MjSpec`."""
     assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
     spec = mujoco.MjSpec.from_file(str(assets / file))
-    if edit is not None:
-        edit(spec)
-    with warnings.catch_warnings():
-        # gymnasium's half_cheetah.xml says `settotalmass`, which MuJoCo 4 deprecates.
-        warnings.filterwarnings("ignore", ".*settotalmass.*", UserWarning)
-        return spec.compile()
+    edit(spec)
+    return spec.compile()
 
 
 def check_arguments(task: str, horizon: int, threads: int | None) -> None:
@@ -71,7 +66,7 @@ def checked_actions(actions: Floats, shape: tuple[int, int]) -> tuple[Floats, Fl
     """
     if actions.shape != shape:
         raise ValueError(f"`actions` must have shape {shape}, got {actions.shape}.")
-    lost = ~np.isfinite(actions).all(axis=-1)
+    lost = ~np.all(np.isfinite(actions), axis=-1)
     clipped = np.clip(actions.astype(np.float64), -1.0, 1.0)
     if lost.any():
         clipped[lost] = 0.0

@@ -64,7 +64,7 @@ class Point:
         offset = position - tasks
         squared = (offset**2).sum(axis=-1)
         reward = -np.sqrt(squared) if self.reward == "distance" else -squared
-        ended = (np.abs(offset) < NEAR).all(axis=-1)
+        ended = np.all(np.abs(offset) < NEAR, axis=-1)
         broken = np.zeros(len(tasks), dtype=bool)
         return Transition(position, self._observation(position, tasks), reward, ended, broken)
 

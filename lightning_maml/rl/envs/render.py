@@ -28,8 +28,8 @@ def frame(model: Any, physics: Floats, width: int, height: int) -> npt.NDArray[n
     data = mujoco.MjData(model)
     mujoco.mj_setState(model, data, physics, mujoco.mjtState.mjSTATE_FULLPHYSICS)
     mujoco.mj_forward(model, data)
-    context, drawing = _canvas(model, width, height)
-    context.make_current()
+    _context().make_current()
+    drawing = _drawing(model, width, height)
     scene = mujoco.MjvScene(model, maxgeom=1000)
     camera = mujoco.MjvCamera()
     camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
@@ -44,16 +44,15 @@ def frame(model: Any, physics: Floats, width: int, height: int) -> npt.NDArray[n
 
 
 @lru_cache(maxsize=4)  # textures take longer to load than a frame to draw
-def _canvas(model: Any, width: int, height: int) -> tuple[Any, Any]:
-    context = _context(width, height)
-    context.make_current()
+def _drawing(model: Any, width: int, height: int) -> Any:
     drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
     mujoco.mjr_resizeOffscreen(width, height, drawing)
     mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, drawing)
-    return context, drawing
+    return drawing
 
 
-def _context(width: int, height: int) -> Any:
+@lru_cache(maxsize=1)  # one for all models: what is freed must be freed in the context it is of
+def _context() -> Any:
     """An OpenGL context: the one that MUJOCO_GL names, else the first that works."""
     named = os.environ.get("MUJOCO_GL", "").lower()
     choices = [named] if named in ("egl", "osmesa") else ["egl", "osmesa"]
@@ -63,7 +62,7 @@ def _context(width: int, height: int) -> Any:
     for name in choices:
         before = os.environ.get("PYOPENGL_PLATFORM")
         try:
-            return import_module(f"mujoco.{name}").GLContext(width, height)
+            return import_module(f"mujoco.{name}").GLContext(640, 480)
         except Exception as error:  # missing libraries show in many ways
             problems.append(f"{name}: {type(error).__name__}: {error}")
             os.environ.pop("PYOPENGL_PLATFORM")
