@@ -24,6 +24,7 @@ class Handle(NamedTuple):
 
     vector: Any
     moment: int
+    tasks: Floats
     observation: Floats
     over: Flags
 
@@ -57,8 +58,8 @@ class GymnasiumVector:
         task_setter: name of the method that takes a task vector ``[task_size]``.
         vectorization: "sync", "async" (a process each), or "custom": `env` is an import path of or
             is a function that takes ``num_envs`` and makes a `VectorEnv` without autoreset, which
-            understands ``reset(options={"reset_mask": ...})`` and whose task setter takes tasks of
-            all, ``[num_envs, task_size]``.
+            understands ``reset(options={"reset_mask": ...})`` and whose task setter takes all
+            tasks, ``[num_envs, task_size]``.
         env_kwargs: further arguments for `env`.
 
     Raises:
@@ -107,9 +108,10 @@ class GymnasiumVector:
 
     def start(self, tasks: Floats, noise: Floats) -> tuple[Handle, Floats]:
         """Set the tasks and reset all."""
-        vector, n = self._vector(len(tasks)), len(tasks)
-        handle = Handle(vector, 0, np.zeros((n, self.observation_size)), np.zeros(n, dtype=bool))
-        return self._begin(handle, np.ones(n, dtype=bool), tasks, noise)
+        n = len(tasks)
+        nothing, every = np.zeros((n, self.observation_size)), np.ones(n, dtype=bool)
+        handle = Handle(self._vector(n), 0, tasks, nothing, every)
+        return self._begin(handle, every, tasks, noise)
 
     def restart(
         self, state: Handle, which: Flags, tasks: Floats, noise: Floats
@@ -123,7 +125,7 @@ class GymnasiumVector:
         self._check_latest(state)
         vector, n = state.vector, len(state.over)
         if state.over.any():  # not restarted, so not looked at, but it must not be stepped as it is
-            vector.reset(seed=[0] * n, options={"reset_mask": state.over})
+            vector.reset(seed=[0] * n, options={"reset_mask": state.over.copy()})
         lost = ~np.all(np.isfinite(actions), axis=-1)
         share = (np.clip(np.where(lost[:, None], 0.0, actions), -1.0, 1.0) + 1) / 2
         space = vector.action_space
@@ -134,32 +136,35 @@ class GymnasiumVector:
         broken = lost | ~np.isfinite(observation).all(axis=-1) | ~np.isfinite(reward)
         observation[broken], reward[broken] = state.observation[broken], 0.0
         ended = (terminated | truncated) & ~broken
-        handle = self._next(vector, observation, ended | broken | terminated | truncated)
-        return Transition(handle, observation.copy(), reward, ended, broken)
+        latest = self._next(state, observation=observation, over=terminated | truncated | broken)
+        return Transition(latest, observation.copy(), reward, ended, broken)
+
+    def close(self) -> None:
+        """Close the vector environments, and the processes of asynchronous ones."""
+        for vector in self._vectors.values():
+            vector.close()
+        self._vectors.clear()
 
     def _begin(
         self, state: Handle, which: Flags, tasks: Floats, noise: Floats
     ) -> tuple[Handle, Floats]:
         observation = state.observation.copy()
+        tasks = np.where(which[:, None], tasks, state.tasks)
         if which.any():
-            self._set_tasks(state.vector, which, tasks)
+            if self.vectorization == "custom":
+                getattr(state.vector, self.task_setter)(tasks)
+            else:
+                state.vector.set_attr("next_task", list(tasks))
             seeds = [_seed(row) for row in noise]
             seen, _ = state.vector.reset(seed=seeds, options={"reset_mask": which.copy()})
             observation[which] = np.asarray(seen).reshape(len(which), -1)[which]
-        return self._next(state.vector, observation, state.over & ~which), observation.copy()
+        latest = self._next(state, tasks=tasks, observation=observation, over=state.over & ~which)
+        return latest, observation.copy()
 
-    def _set_tasks(self, vector: Any, which: Flags, tasks: Floats) -> None:
-        if self.vectorization == "custom":
-            getattr(vector, self.task_setter)(tasks)
-        else:
-            vector.set_attr(
-                "next_task", [t if w else None for t, w in zip(tasks, which, strict=True)]
-            )
-
-    def _next(self, vector: Any, observation: Floats, over: Flags) -> Handle:
-        n = len(over)
+    def _next(self, state: Handle, **changes: Any) -> Handle:
+        n = len(state.over)
         self._moments[n] = self._moments.get(n, 0) + 1
-        return Handle(vector, self._moments[n], observation, over)
+        return state._replace(moment=self._moments[n], **changes)
 
     def _check_latest(self, state: Handle) -> None:
         if state.moment != self._moments[len(state.over)]:
@@ -179,9 +184,8 @@ class GymnasiumVector:
 
 
 class _WithTask(gymnasium.Wrapper):
-    """Sets the task where the vector environment sets the attribute `next_task`, to each its own.
-
-    A vector environment can call a method only with the same arguments for all.
+    """Sets the task where the vector environment sets the attribute `next_task`: it can set an
+    attribute to another value in each, but call a method only with the same arguments in all.
     """
 
     def __init__(self, make: Callable[[], Any], setter: str) -> None:
@@ -198,9 +202,8 @@ class _WithTask(gymnasium.Wrapper):
         """Only to be set."""
 
     @next_task.setter
-    def next_task(self, task: Floats | None) -> None:
-        if task is not None:
-            self._set(task)
+    def next_task(self, task: Floats) -> None:
+        self._set(task)
 
 
 def _maker(env: str | Callable[..., Any]) -> Callable[..., Any]:
