@@ -83,7 +83,9 @@ def main() -> None:
         ratio = statistics.median(one / other for one, other in times)
         steps = options.episodes * environment.horizon
         threads = environment._simulator.threads
-        print(f"| {name} | {threads} | {steps / physics:,.0f} | {steps / ours:,.0f} | {ratio:.0%} |")
+        print(
+            f"| {name} | {threads} | {steps / physics:,.0f} | {steps / ours:,.0f} | {ratio:.0%} |"
+        )
 
 
 if __name__ == "__main__":

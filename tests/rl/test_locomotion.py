@@ -120,7 +120,9 @@ def test_restart_touches_only_some(robot, task) -> None:
     _, moved = rollout(environment, tasks, noise, actions)
     which = np.array([True, False, False, True, False])
     other_noise = np.where(which[:, None], noise[::-1], np.nan)
+    kept = moved[-1].state.copy()
     state, observation = environment.restart(moved[-1].state, which, tasks, other_noise)
+    np.testing.assert_array_equal(moved[-1].state, kept)
     fresh, first = environment.start(tasks, noise[::-1])
     np.testing.assert_array_equal(state, np.where(which[:, None], fresh, moved[-1].state))
     want = np.where(which[:, None], first, moved[-1].observation)
@@ -154,19 +156,25 @@ def test_half_cheetah_never_ends() -> None:
 
 @every_case
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_action_that_is_no_number_breaks_its_episode(robot, task, number) -> None:
+def test_action_that_is_no_number_breaks_its_episode(
+    robot, task, number, tmp_path, monkeypatch
+) -> None:
+    """The episode stays as it was, contact forces too; MuJoCo does not see the number."""
+    monkeypatch.chdir(tmp_path)  # it would write a log
     environment = make(robot, task)
-    tasks, noise, actions = inputs(environment, task)
+    tasks, noise, actions = inputs(environment, task, steps=60)
     _, moved = rollout(environment, tasks, noise, actions)
-    bad = actions[11].copy()
+    last = max(i for i in range(59) if moved[i].observation[2, 29:113].any() or robot != "Ant")
+    bad = actions[last + 1].copy()
     bad[2, 1] = number
-    broken = environment.step(moved[10].state, bad, tasks)
+    broken = environment.step(moved[last].state, bad, tasks)
     assert broken.broken.tolist() == [False, False, True, False, False]
     assert broken.reward[2] == 0
     assert not broken.ended[2]
-    np.testing.assert_array_equal(broken.observation[2], moved[10].observation[2])
+    np.testing.assert_array_equal(broken.observation[2], moved[last].observation[2])
     others = [0, 1, 3, 4]
-    assert_same([p[others] for p in broken], [p[others] for p in moved[11]])
+    assert_same([p[others] for p in broken], [p[others] for p in moved[last + 1]])
+    assert not list(tmp_path.iterdir())
 
 
 @every_case

@@ -30,7 +30,7 @@ def load_model(file: str, edit: Callable[[Any], None]) -> Any:
     assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
     spec = mujoco.MjSpec.from_file(str(assets / file))
     edit(spec)
-    # One robot is one island; MuJoCo 3.3.6 and later would look for more, a tenth of ant's time.
+    # One robot is one island; MuJoCo 3.3.6 and later would look for more, a twentieth of a step.
     spec.option.disableflags |= int(getattr(mujoco.mjtDisableBit, "mjDSBL_ISLAND", 0))
     return spec.compile()
 
