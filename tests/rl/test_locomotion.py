@@ -5,7 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+from jsonargparse import ArgumentParser
 
+from lightning_maml.rl.environment import Environment
 from tests.rl import robots
 
 envs = pytest.importorskip("lightning_maml.rl.envs")
@@ -254,3 +256,24 @@ def test_what_is_missing_is_named(missing, monkeypatch) -> None:
 
 def test_half_cheetah_weighs_what_its_file_says() -> None:
     assert robots.model("HalfCheetah").body_subtreemass[0] == pytest.approx(14)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("Point", {}),
+        ("HalfCheetah", {"task": "velocity"}),
+        ("Ant", {"task": "direction", "threads": 1}),
+        (
+            "from_gymnasium.GymnasiumVector",
+            {"env": "tests.rl.test_from_gymnasium.Walk", "task_size": 1, "horizon": 5},
+        ),
+    ],
+)
+def test_can_be_named_in_a_config(name, settings) -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--environment", type=Environment)
+    named = {"class_path": f"lightning_maml.rl.envs.{name}", "init_args": settings}
+    made = parser.instantiate_classes(parser.parse_object({"environment": named})).environment
+    assert type(made).__name__ == name.rpartition(".")[2]
+    assert isinstance(made, Environment)

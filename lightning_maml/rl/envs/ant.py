@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_maml.rl.environment import Flags, Floats, Transition
+from lightning_maml.rl.environment import Flags, Floats, State, Transition
 from lightning_maml.rl.envs.extra import rl_extra
 from lightning_maml.rl.envs.mujoco_batch import (
     Simulator,
@@ -72,7 +72,7 @@ class Ant:
         """Velocities >= 0, or directions -1 or 1."""
         check_tasks(self.task, tasks)
 
-    def start(self, tasks: Floats, noise: Floats) -> tuple[Floats, Floats]:
+    def start(self, tasks: Floats, noise: Floats) -> tuple[State, Floats]:
         """Near the initial pose, nearly at rest."""
         physics = start_physics(INITIAL, NV, noise)
         physics[:, 4:8] /= np.sqrt((physics[:, 4:8] ** 2).sum(axis=-1, keepdims=True))
@@ -82,7 +82,7 @@ class Ant:
 
     def restart(
         self, state: Floats, which: Flags, tasks: Floats, noise: Floats
-    ) -> tuple[Floats, Floats]:
+    ) -> tuple[State, Floats]:
         """New episodes in `which`."""
         state = state.copy()
         state[which] = self.start(tasks[which], noise[which])[0]

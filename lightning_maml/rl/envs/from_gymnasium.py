@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from lightning_maml.rl.environment import Flags, Floats, Transition
+from lightning_maml.rl.environment import Flags, Floats, State, Transition
 from lightning_maml.rl.envs.extra import rl_extra
 
 with rl_extra():
@@ -106,7 +106,7 @@ class GymnasiumVector:
                 f"`tasks` must be {self.task_size} finite numbers per row, got {tasks.tolist()}."
             )
 
-    def start(self, tasks: Floats, noise: Floats) -> tuple[Handle, Floats]:
+    def start(self, tasks: Floats, noise: Floats) -> tuple[State, Floats]:
         """Set the tasks and reset all."""
         n = len(tasks)
         nothing, every = np.zeros((n, self.observation_size)), np.ones(n, dtype=bool)
@@ -115,7 +115,7 @@ class GymnasiumVector:
 
     def restart(
         self, state: Handle, which: Flags, tasks: Floats, noise: Floats
-    ) -> tuple[Handle, Floats]:
+    ) -> tuple[State, Floats]:
         """Set the tasks and reset those in `which`."""
         self._check_latest(state)
         return self._begin(state, which, tasks, noise)
@@ -147,7 +147,7 @@ class GymnasiumVector:
 
     def _begin(
         self, state: Handle, which: Flags, tasks: Floats, noise: Floats
-    ) -> tuple[Handle, Floats]:
+    ) -> tuple[State, Floats]:
         observation = state.observation.copy()
         tasks = np.where(which[:, None], tasks, state.tasks)
         if which.any():

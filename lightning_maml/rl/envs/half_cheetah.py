@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_maml.rl.environment import Flags, Floats, Transition
+from lightning_maml.rl.environment import Flags, Floats, State, Transition
 from lightning_maml.rl.envs.mujoco_batch import (
     Simulator,
     Task,
@@ -62,7 +62,7 @@ class HalfCheetah:
         """Velocities >= 0, or directions -1 or 1."""
         check_tasks(self.task, tasks)
 
-    def start(self, tasks: Floats, noise: Floats) -> tuple[Floats, Floats]:
+    def start(self, tasks: Floats, noise: Floats) -> tuple[State, Floats]:
         """Near the model's initial pose, nearly at rest."""
         physics = start_physics(self._simulator.model.qpos0, NV, noise)
         state = np.hstack([physics, self._mass.position_and_speed(physics)[0]])
@@ -70,7 +70,7 @@ class HalfCheetah:
 
     def restart(
         self, state: Floats, which: Flags, tasks: Floats, noise: Floats
-    ) -> tuple[Floats, Floats]:
+    ) -> tuple[State, Floats]:
         """New episodes in `which`."""
         state = state.copy()
         state[which] = self.start(tasks[which], noise[which])[0]

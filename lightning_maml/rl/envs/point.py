@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lightning_maml.rl.environment import Flags, Floats, Transition
+from lightning_maml.rl.environment import Flags, Floats, State, Transition
 
 SPEED = 0.1
 NEAR = 0.01
@@ -46,14 +46,14 @@ class Point:
         if tasks.shape[-1] != 2 or not np.isfinite(tasks).all():
             raise ValueError(f"`tasks` must be goals (x, y), finite numbers, got {tasks.tolist()}.")
 
-    def start(self, tasks: Floats, noise: Floats) -> tuple[Floats, Floats]:
+    def start(self, tasks: Floats, noise: Floats) -> tuple[State, Floats]:
         """All at the origin."""
         position = np.zeros((len(tasks), 2))
         return position, self._observation(position, tasks)
 
     def restart(
         self, state: Floats, which: Flags, tasks: Floats, noise: Floats
-    ) -> tuple[Floats, Floats]:
+    ) -> tuple[State, Floats]:
         """Those in `which` back to the origin."""
         position = np.where(which[:, None], 0.0, state)
         return position, self._observation(position, tasks)
