@@ -2,6 +2,7 @@
 
 from datamodules.mini_imagenet import MiniImagenet
 from datamodules.omniglot import Omniglot
+from datamodules.rl_tasks import RLTasks
 from datamodules.sinusoid import Sinusoid
 
-__all__ = ["MiniImagenet", "Omniglot", "Sinusoid"]
+__all__ = ["MiniImagenet", "Omniglot", "RLTasks", "Sinusoid"]

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from lightning_maml.episode import Episode
+from lightning_maml.episode import Episode, TaskBatch
 
-TaskSampler = Callable[[int, int], Episode]  # (first task, number of tasks) -> their episode
+# (first task, number of tasks) -> their episode, or the tasks alone where the learner acts in them
+TaskSampler = Callable[[int, int], Episode | TaskBatch]
 
 
-class EpisodeBatches(Dataset[Episode]):
+class EpisodeBatches(Dataset[Episode | TaskBatch]):
     """Batch i of consecutive tasks, starting at `first_task`.
 
     With `tasks` given there are so many, and the last batch may be smaller; without, the batches
@@ -41,7 +42,7 @@ class EpisodeBatches(Dataset[Episode]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, number: int) -> Episode:
+    def __getitem__(self, number: int) -> Episode | TaskBatch:
         before = number * self.batch_size
         size = self.batch_size
         if self.tasks is not None:
@@ -88,7 +89,7 @@ class TrainingOrder(DistributedSampler[int]):
         self.resumed = True
 
 
-class TrainingLoader(DataLoader[Episode]):
+class TrainingLoader(DataLoader[Episode | TaskBatch]):
     """A loader that can stop anywhere and go on exactly there (Lightning saves its state).
 
     Nothing is drawn before the first `next`, because Lightning calls `iter` first and
@@ -98,7 +99,7 @@ class TrainingLoader(DataLoader[Episode]):
     _epoch = 0
     _taken = 0
 
-    def __iter__(self) -> Iterator[Episode]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Episode | TaskBatch]:  # type: ignore[override]
         order = self.sampler
         self._epoch, self._taken = getattr(order, "epoch", 0), getattr(order, "taken", 0)
         for episode in super().__iter__():
@@ -128,7 +129,7 @@ def training_loader(
 
 def evaluation_loader(
     sampler: TaskSampler, batch_size: int, tasks: int, rank: int, ranks: int, num_workers: int
-) -> DataLoader[Episode]:
+) -> DataLoader[Episode | TaskBatch]:
     """The same `tasks` tasks each time; the ranks take consecutive, nearly equal shares."""
     first, end = tasks * rank // ranks, tasks * (rank + 1) // ranks
     batches = EpisodeBatches(sampler, batch_size, first_task=first, tasks=end - first)

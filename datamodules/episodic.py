@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.episode_loader import TaskSampler, evaluation_loader, training_loader
 from datamodules.settings import Batches
-from lightning_maml.episode import Episode
+from lightning_maml.episode import Episode, TaskBatch
 
 
 def image_as_float(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -39,7 +39,7 @@ class EpisodicDataModule(LightningDataModule):
         if not self.tasks:
             self.tasks = self.load_tasks()
 
-    def train_dataloader(self) -> DataLoader[Episode]:
+    def train_dataloader(self) -> DataLoader[Episode | TaskBatch]:
         """`train_batches_per_epoch` batches of `meta_batch_size` new tasks."""
         rank, ranks = self._rank()
         return training_loader(
@@ -51,15 +51,15 @@ class EpisodicDataModule(LightningDataModule):
             self.batches.num_workers,
         )
 
-    def val_dataloader(self) -> DataLoader[Episode]:
+    def val_dataloader(self) -> DataLoader[Episode | TaskBatch]:
         """The `val_tasks` validation tasks."""
         return self._evaluation("val", "val_tasks", self.batches.val_tasks)
 
-    def test_dataloader(self) -> DataLoader[Episode]:
+    def test_dataloader(self) -> DataLoader[Episode | TaskBatch]:
         """The `test_tasks` test tasks."""
         return self._evaluation("test", "test_tasks", self.batches.test_tasks)
 
-    def predict_dataloader(self) -> DataLoader[Episode]:
+    def predict_dataloader(self) -> DataLoader[Episode | TaskBatch]:
         """The test tasks."""
         return self.test_dataloader()
 
@@ -75,7 +75,7 @@ class EpisodicDataModule(LightningDataModule):
             query_x=image_as_float(batch.query_x, dtype),
         )
 
-    def _evaluation(self, split: str, name: str, tasks: int) -> DataLoader[Episode]:
+    def _evaluation(self, split: str, name: str, tasks: int) -> DataLoader[Episode | TaskBatch]:
         rank, ranks = self._rank()
         if tasks < ranks:
             raise ValueError(

@@ -30,6 +30,24 @@ class Episode(NamedTuple):
         return self.support_x.shape[0]
 
 
+class TaskBatch(NamedTuple):
+    """Tasks whose examples the learner makes itself, by acting in them (Alg. 3).
+
+    Shapes:
+        task: ``[tasks, task_size]``, what defines each: a goal, a velocity, a direction
+        key: ``[tasks, 3]``, int64: seed, number of the split and number of the task, from which
+            all random numbers of a task's episodes follow
+    """
+
+    task: Tensor
+    key: Tensor
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks in the batch."""
+        return self.task.shape[0]
+
+
 def check_episode(episode: Episode) -> Episode:
     """Check that the four tensors fit together; integer class numbers become int64.
 

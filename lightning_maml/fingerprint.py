@@ -5,10 +5,10 @@ import hashlib
 import torch
 from torch import Tensor
 
-from lightning_maml.episode import Episode
+from lightning_maml.episode import Episode, TaskBatch
 
 
-def task_digests(episode: Episode) -> Tensor:
+def task_digests(episode: Episode | TaskBatch) -> Tensor:
     """A 64-bit hash of each task's shapes, dtypes and values. Shape: ``[tasks]``, int64."""
     # float32 whatever the precision of the run.
     tensors = [
@@ -22,7 +22,7 @@ def task_digests(episode: Episode) -> Tensor:
             digest.update(f"{tensor.dtype}{list(tensor.shape[1:])}".encode())
             digest.update(tensor[task].reshape(-1).view(torch.uint8).numpy().data)
         digests.append(int.from_bytes(digest.digest(), "big", signed=True))
-    return torch.tensor(digests, dtype=torch.int64, device=episode.support_x.device)
+    return torch.tensor(digests, dtype=torch.int64, device=episode[0].device)
 
 
 def fingerprint(digests: Tensor) -> str:

@@ -85,7 +85,7 @@ def unrolled(
     return MetaGradient(total, grads, report)
 
 
-class _Kept(NamedTuple):
+class Kept(NamedTuple):
     """What the way back needs of an inner step."""
 
     theta: Params
@@ -107,31 +107,31 @@ def sweep(
     # do, and theta is kept anyway.
     needs_grads = bool(meta.step_sizes) or not loop.rule.linear
     theta, state = meta.adapted, loop.rule.init(meta.adapted)
-    steps: list[_Kept] = []
+    steps: list[Kept] = []
     support_losses: list[Tensor] = []
     seeds: dict[int, tuple[Params, Params]] = {}  # weighted grad L_query(theta_k), k < K
     total: Tensor | float = 0.0
     for step in range(loop.steps):
         random = random_state(device) if replay else []
         after = inner_step(loop, loss, meta, theta, state, task, step)
-        steps.append(_Kept(theta, state, after.grads if needs_grads else theta, random))
+        steps.append(Kept(theta, state, after.grads if needs_grads else theta, random))
         support_losses.append(after.support_loss)
         theta, state = after.theta, after.state
         weight = loop.query_weight(step + 1)
         if weight and step + 1 < loop.steps:
-            grads, (query_loss, _) = _query_gradient(loss, theta, meta.held, task)
+            grads, (query_loss, _) = query_gradient(loss, theta, meta.held, task)
             seeds[step + 1] = (_scale(grads[0], weight), _scale(grads[1], weight))
             total = total + weight * query_loss
 
-    grads, (query_loss, output) = _query_gradient(loss, theta, meta.held, task)
+    grads, (query_loss, output) = query_gradient(loss, theta, meta.held, task)
     weight = loop.query_weight(loop.steps)
-    bar = _Cotangents(
-        _scale(grads[0], weight), _scale(grads[1], weight), _zeros(meta.step_sizes),
-        tuple(_zeros(part) for part in state),
+    bar = Cotangents(
+        _scale(grads[0], weight), _scale(grads[1], weight), zeros_like(meta.step_sizes),
+        tuple(zeros_like(part) for part in state),
     )  # fmt: skip
     end = random_state(device) if replay else []
     for step in reversed(range(loop.steps)):
-        bar = _step_back(loop, loss, meta, task, steps.pop(), step, bar)
+        bar = step_back(loop, loss, meta, task, steps.pop(), step, bar)
         if step in seeds:
             bar = bar._replace(
                 theta=_add(bar.theta, seeds[step][0]), held=_add(bar.held, seeds[step][1])
@@ -145,7 +145,7 @@ def sweep(
     )
 
 
-class _Cotangents(NamedTuple):
+class Cotangents(NamedTuple):
     """Derivatives of the meta-loss: with respect to theta_k, and so far to what all steps share."""
 
     theta: Params
@@ -154,15 +154,15 @@ class _Cotangents(NamedTuple):
     state: State
 
 
-def _step_back(
+def step_back(
     loop: InnerLoop,
     loss: TaskLoss,
     meta: MetaParams,
     task: Episode,
-    kept: _Kept,
+    kept: Kept,
     step: int,
-    bar: _Cotangents,
-) -> _Cotangents:
+    bar: Cotangents,
+) -> Cotangents:
     """From the cotangents after inner step `step` to those before it."""
     update = partial(loop.update, step=step)
     pull_back = vjp(update, kept.theta, kept.grads, kept.state, meta.step_sizes)[1]
@@ -173,12 +173,13 @@ def _step_back(
             set_random_state(kept.random, task.support_x.device)
         product = _gradient_derivative(loss, kept.theta, meta.held, task, direction=grads)
         theta, held = _add(theta, product[0]), _add(held, product[1])
-    return _Cotangents(theta, held, _add(bar.step_sizes, step_sizes), state)
+    return Cotangents(theta, held, _add(bar.step_sizes, step_sizes), state)
 
 
-def _query_gradient(
+def query_gradient(
     loss: TaskLoss, theta: Params, held: Params, task: Episode
 ) -> tuple[tuple[Params, Params], tuple[Tensor, Tensor]]:
+    """Gradients with respect to theta and held; loss and output. On the query set of one task."""
     return grad_and_value(loss, argnums=(0, 1), has_aux=True)(
         theta, held, task.query_x, task.query_y
     )
@@ -202,7 +203,7 @@ def _gradient_derivative(
         return grad(loss, argnums=(0, 1), has_aux=True)(theta, held, x, y)[0]
 
     primals = (theta, held, *still)
-    tangents = (direction, _zeros(held), *(torch.zeros_like(tensor) for tensor in still))
+    tangents = (direction, zeros_like(held), *(torch.zeros_like(tensor) for tensor in still))
     return jvp(gradients, primals, tangents)[1]
 
 
@@ -214,7 +215,8 @@ def _scale(a: Params, factor: float) -> Params:
     return a if factor == 1.0 else {name: factor * tensor for name, tensor in a.items()}
 
 
-def _zeros(a: Params) -> Params:
+def zeros_like(a: Params) -> Params:
+    """Zeros of the same names, shapes and dtypes."""
     return {name: torch.zeros_like(tensor) for name, tensor in a.items()}
 
 

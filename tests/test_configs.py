@@ -36,14 +36,17 @@ PAPER = {
     "omniglot_5way_5shot_context_vector": (5, 5, 0.4, 1, 3, 32, 60_000),
 }
 PAPER |= {  # the same with a shorter schedule, of ours
-    "omniglot_5way_1shot_short": (1, 1, 0.4, 1, 3, 32, 4_000),
-    "omniglot_5way_5shot_short": (5, 5, 0.4, 1, 3, 16, 4_000),
+    "omniglot_5way_1shot_short": (1, 1, 0.4, 1, 3, 32, 9_000),
+    "omniglot_5way_5shot_short": (5, 5, 0.4, 1, 3, 16, 6_000),
 }
 # Sec. 5.1 and App. C.1: the baselines have no inner loop; `inner_lr` is that of validation.
 PRETRAINED = ["sinusoid_oracle", "sinusoid_pretrained"]
 MULTI_TASK = ["sinusoid_multi_task", "sinusoid_multi_task_l2", "sinusoid_multi_task_l2_to_mean"]
 CLASSIFIER = "mini_classifier"
 META_LEARNED = sorted(PAPER)
+# Sec. 5.3, App. A.2 and the authors' code: tasks, trajectories, steps of an episode, alpha, inner
+# steps in evaluation, meta-updates.
+POLICIES = {"point": (20, 20, 100, 0.1, 4, 100)}
 NETWORKS = {
     "sinusoid": {"in_features": 1, "out_features": 1, "hidden": [40, 40], "init": "pytorch"},
     "omniglot": {
@@ -77,6 +80,8 @@ SMALL = {  # flags for small data and little work
         "--model.eval_inner_steps=2",
     ],
 }
+SMALL["point"] = ["--data.meta_batch_size=2", "--data.val_tasks=2", "--model.trajectories=2"]
+NO_FILES = ("sinusoid", "point")  # their data need none
 TWO_STEPS = [
     "--trainer.max_steps=2",
     "--data.train_batches_per_epoch=2",
@@ -122,7 +127,7 @@ def n_way(name: str) -> int:
 
 
 def test_there_is_a_config_for_each_row_of_the_table() -> None:
-    assert sorted([*PAPER, *PRETRAINED, *MULTI_TASK, CLASSIFIER]) == NAMES
+    assert sorted([*PAPER, *PRETRAINED, *MULTI_TASK, CLASSIFIER, *POLICIES]) == NAMES
 
 
 @pytest.mark.parametrize("name", META_LEARNED)
@@ -142,6 +147,20 @@ def test_numbers_are_those_of_the_paper(name) -> None:
     assert model["first_order"] == name.endswith("first_order")
     assert model["clip_meta_grad_value"] == (10.0 if name.startswith("mini") else None)
     assert data["test_tasks"] == 600
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_policies_have_the_numbers_of_the_paper(name) -> None:
+    config = load(name)
+    model, data = (config[part]["init_args"] for part in ("model", "data"))
+    tasks, trajectories, horizon, alpha, steps, updates = POLICIES[name]
+    assert (data["meta_batch_size"], model["trajectories"]) == (tasks, trajectories)
+    assert model["environment"]["init_args"]["horizon"] == horizon
+    assert (model["inner_lr"], model["later_inner_lr"]) == (alpha, alpha / 2)
+    assert (model["inner_steps"], model["eval_inner_steps"]) == (1, steps)
+    assert (model["discount"], model["max_kl"], data["test_tasks"]) == (0.99, 0.01, 40)
+    assert model["policy"]["init_args"]["hidden"] == [100, 100]
+    assert config["trainer"]["max_steps"] == updates
 
 
 @pytest.mark.parametrize("name", META_LEARNED)
@@ -169,7 +188,7 @@ def test_networks_are_those_of_the_paper(name) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_config_says_what_alpha_acts_on(name) -> None:
     (comment,) = re.findall(r"inner_lr: .*?# (.*)", (CONFIGS / f"{name}.yaml").read_text())
-    if name.startswith("sinusoid") or name == CLASSIFIER:
+    if name.startswith("sinusoid") or name == CLASSIFIER or name in POLICIES:
         assert "acts on the mean" in comment
         return
     (on_a_mean,) = re.findall(r"acts on N x mean, so ([\d.]+) would be the same", comment)
@@ -182,9 +201,9 @@ def test_config_says_what_alpha_acts_on(name) -> None:
 def test_checkpoints_monitor_the_metric_after_the_last_step(name) -> None:
     config = load(name)
     checkpoint = config["trainer"]["callbacks"][0]["init_args"]
-    metric = config["model"]["init_args"]["metric"]
+    metric = config["model"]["init_args"].get("metric", "return")
     assert checkpoint["monitor"] == f"val/{metric}"
-    assert checkpoint["mode"] == {"mse": "min", "accuracy": "max"}[metric]
+    assert checkpoint["mode"] == {"mse": "min", "accuracy": "max", "return": "max"}[metric]
     for logger in config["trainer"]["logger"]:
         assert logger["init_args"]["name"] == name
 
@@ -334,7 +353,7 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_config_runs_through_the_entry_point(name, small_root, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     family = name.partition("_")[0]
-    data = [] if family == "sinusoid" else [f"--data.root={small_root}"]
+    data = [] if family in NO_FILES else [f"--data.root={small_root}"]
     train.main(["fit", f"--config={CONFIGS / name}.yaml", *TWO_STEPS, *SMALL[family], *data])
     folder = tmp_path / "runs" / name / "version_0"
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)

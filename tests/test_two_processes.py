@@ -18,11 +18,13 @@ from torch import nn
 
 from datamodules import Sinusoid
 from lightning_maml import Episode, MetaLearner
+from lightning_maml.baselines import Pretrained
 from tests.run.test_resume import Dropping
 from tests.test_meta_learner import loader, trainer
 from tests.test_modules import WithUnused, regression
 
 ROOT = Path(__file__).parents[1]
+STEP_SIZES = (0.02, 0.05, 0.1, 0.2, 0.3)
 
 
 def sgd(parameters: object) -> torch.optim.Optimizer:
@@ -70,6 +72,15 @@ def train_and_test(folder: Path, processes: int) -> None:
     if run.is_global_zero:
         torch.save(maml.state_dict(), folder / "weights.pt")
     run.test(maml, data, verbose=False)
+
+
+def tune_and_test(folder: Path, processes: int) -> None:
+    """The step size of fine-tuning on seven validation tasks, then 31 test tasks."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+    model = Pretrained(net, loss=F.mse_loss, eval_inner_steps=2, fine_tuning_lrs=STEP_SIZES)
+    data = Sinusoid(val_tasks=7, test_tasks=31, eval_batch_size=2)
+    several(folder, processes).test(model, data, verbose=False)
 
 
 def dropping_run(folder: Path, processes: int, *callbacks: Callback, **settings: Any) -> None:
@@ -156,10 +167,7 @@ def test_processes_together_are_one_with_their_tasks(
     one = torch.load(alone / "weights.pt", weights_only=True)
     assert_same_weights(tmp_path, one, 1e-6)
 
-    (result, expected) = (
-        json.loads((folder / "run" / "version_0" / "test_result.json").read_text())
-        for folder in (tmp_path, alone)
-    )
+    result, expected = result_of(tmp_path), result_of(alone)
     assert result["device"]["processes"] == processes
     for key in ("tasks", "fingerprint", "diverged"):
         assert result[key] == expected[key]
@@ -171,10 +179,28 @@ def test_processes_together_are_one_with_their_tasks(
     assert train_losses(tmp_path) == pytest.approx(train_losses(alone), rel=1e-6)
 
 
+def result_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run" / "version_0" / "test_result.json").read_text())
+
+
 def train_losses(folder: Path) -> list[float]:
     lines = (folder / "run" / "version_0" / "metrics.csv").read_text().splitlines()
     column = lines[0].split(",").index("train/loss")
     return [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+
+
+def test_processes_tune_the_step_size_as_one(tmp_path: Path) -> None:
+    """The same means on the validation tasks, the same choice, the same result with it."""
+    done = start(tune_and_test, tmp_path / "two", 2)
+    assert done.returncode == 0, done.stderr
+    tune_and_test(tmp_path / "one", 1)
+    result, expected = (result_of(tmp_path / name) for name in ("two", "one"))
+    assert result["device"]["processes"] == 2
+    assert min(STEP_SIZES) < expected["tuning"]["chosen"] < max(STEP_SIZES)
+    assert result["tuning"]["chosen"] == expected["tuning"]["chosen"]
+    assert result["mean"] == pytest.approx(expected["mean"], rel=1e-9)
+    val_means = expected["tuning"]["val_means"]
+    assert result["tuning"]["val_means"] == pytest.approx(val_means, rel=1e-9)
 
 
 def test_processes_stop_together_and_go_on(tmp_path: Path) -> None:

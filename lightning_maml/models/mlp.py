@@ -1,10 +1,12 @@
 """The regression network (Sec. 5.1): by default 1-40-40-1 with ReLU."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Init = Literal["pytorch", "truncated_normal", "xavier_uniform"]
 
 
 class MLP(nn.Module):
@@ -14,11 +16,12 @@ class MLP(nn.Module):
         in_features: size of an input.
         out_features: size of an output.
         hidden: sizes of the hidden layers.
-        init: "pytorch" (default of `nn.Linear`) or "truncated_normal" (the authors': sd 0.01, cut
-            at two sd, zero biases). PyTorch's fits sinusoids better, see docs/departures.md.
+        init: "pytorch" (default of `nn.Linear`), "truncated_normal" (the authors': sd 0.01, cut
+            at two sd, zero biases; PyTorch's fits sinusoids better, see docs/departures.md) or
+            "xavier_uniform" (their policies': zero biases).
 
     Raises:
-        ValueError: if `init` is neither.
+        ValueError: if `init` is none of them.
     """
 
     def __init__(
@@ -26,11 +29,11 @@ class MLP(nn.Module):
         in_features: int = 1,
         out_features: int = 1,
         hidden: Sequence[int] = (40, 40),
-        init: Literal["pytorch", "truncated_normal"] = "pytorch",
+        init: Init = "pytorch",
     ) -> None:
         super().__init__()
-        if init not in ("pytorch", "truncated_normal"):
-            raise ValueError(f'`init` must be "pytorch" or "truncated_normal", got {init!r}.')
+        if init not in get_args(Init):
+            raise ValueError(f"`init` must be one of {list(get_args(Init))}, got {init!r}.")
         sizes = [in_features, *hidden]
         self.layers = nn.ModuleList(map(nn.Linear, sizes, sizes[1:]))
         self.head = nn.Linear(sizes[-1], out_features)
@@ -41,6 +44,8 @@ class MLP(nn.Module):
         """Draw the weights that `init` names; PyTorch's are those of the layers themselves."""
         if self.init == "truncated_normal":
             self.apply(_truncated_normal)
+        elif self.init == "xavier_uniform":
+            self.apply(_xavier_uniform)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in_features] -> [N, out_features]``."""
@@ -52,4 +57,10 @@ class MLP(nn.Module):
 def _truncated_normal(module: nn.Module, sd: float = 0.01) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=sd, a=-2 * sd, b=2 * sd)
+        nn.init.zeros_(module.bias)
+
+
+def _xavier_uniform(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

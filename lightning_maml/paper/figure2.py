@@ -40,5 +40,6 @@ def draw(book: Book) -> Figure:
             axes.set_title(f"{title}\ntask {task}{after(book, name)}", fontsize="small")
             axes.set_xlabel("x")
             axes.set_ylabel("y")
+            axes.label_outer()
     common_legend(figure, panels, 5)
     return figure

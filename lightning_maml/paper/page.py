@@ -25,21 +25,23 @@ h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; overflow-wrap: anywhere; }
 a { color: var(--link); } small, .soft { color: var(--soft); } small { font-size: .8rem; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; }
 .wide { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-spacing: 0; font-variant-numeric: tabular-nums; }
 .caption { font-weight: 600; margin: 1rem 0 -.4rem; }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child, .source { text-align: left; white-space: normal; min-width: 8rem; }
 thead th { background: var(--tint); }
 figure { margin: .8rem 0; } .wide img { background: #fff; }
-img { display: block; width: 100%; height: auto; min-width: 34rem; }
+img { display: block; width: 100%; height: auto; min-width: 56rem; }
 img.narrow { max-width: 40rem; min-width: 0; }
 figcaption { color: var(--soft); font-size: .9rem; }
-pre { overflow-x: auto; background: var(--tint); padding: .7rem; border-radius: .3rem;
-  font-size: .82rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--tint); padding: .7rem;
+  border-radius: .3rem; font-size: .82rem; }
 ul { padding-left: 1.2rem; margin: .3rem 0; } li { overflow-wrap: anywhere; }
-@media (max-width: 40rem) { th, td { padding: .3rem .45rem; }
-  th:first-child, td:first-child, .source { min-width: 5.5rem; } }
+@media (max-width: 40rem) { table { font-size: .85rem; } table small { font-size: .72rem; }
+  th, td { padding: .3rem; } th:first-child, td:first-child, .source { min-width: 4.5rem; }
+  th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); }
+  thead th:first-child { background: var(--tint); } }
 :target { background: var(--tint); outline: .3rem solid var(--tint); }
 """
 

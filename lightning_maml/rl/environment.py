@@ -1,15 +1,16 @@
 """What an environment must be to be meta-learned on: a batch of episodes as pure functions.
 
-A user's own environment is any object with these attributes and methods; it need not inherit from
-anything. Randomness comes in as numbers, so that the same numbers give the same episode.
+A user's own environment is a subclass of `Environment`. Randomness comes in as numbers, so that the
+same numbers give the same episode.
 """
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
 Flags = npt.NDArray[np.bool_]
 State = Any
 """Whatever an environment keeps of a batch of episodes; only the environment looks inside."""
@@ -33,8 +34,7 @@ class Transition(NamedTuple):
     broken: Flags
 
 
-@runtime_checkable
-class Environment(Protocol):
+class Environment(ABC):
     """A family of tasks (Sec. 5.3): one Markov decision process per task vector.
 
     Attributes:
@@ -50,9 +50,11 @@ class Environment(Protocol):
     start_size: int
     horizon: int
 
+    @abstractmethod
     def check_tasks(self, tasks: Floats) -> None:
         """Raise ValueError, naming `tasks`, for task vectors that cannot be."""
 
+    @abstractmethod
     def start(self, tasks: Floats, noise: Floats) -> tuple[State, Floats]:
         """State and observation of new episodes.
 
@@ -60,6 +62,7 @@ class Environment(Protocol):
         ``[n, observation_size]``.
         """
 
+    @abstractmethod
     def restart(
         self, state: State, which: Flags, tasks: Floats, noise: Floats
     ) -> tuple[State, Floats]:
@@ -68,6 +71,7 @@ class Environment(Protocol):
         `tasks` and `noise` have rows for all n; those outside `which` are not looked at.
         """
 
+    @abstractmethod
     def step(self, state: State, actions: Floats, tasks: Floats) -> Transition:
         """One step of each episode.
 

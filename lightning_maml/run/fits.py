@@ -49,9 +49,8 @@ def drawable(episode: Episode) -> bool:
     >>> drawable(Episode(x, y, x, y)), drawable(Episode(x.expand(2, 5, 3), y, x, y))
     (True, False)
     """
-    return all(part.ndim == 3 and part.shape[2] == 1 for part in episode) and (
-        episode.query_y.is_floating_point()
-    )
+    numbers = all(part.shape[2:].numel() == 1 for part in episode)
+    return numbers and episode.query_y.is_floating_point()
 
 
 def fits(episode: Episode, outputs: Tensor) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_maml.episode import Episode
 from lightning_maml.run.figures import Picture, classified_images, fitted_curve, inner_step_curve
+from lightning_maml.run.fits import drawable
 from lightning_maml.task_curve import TaskCurve, summarize
 
 TASKS = 3
@@ -44,7 +45,8 @@ class SampleTasks(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Remember the first tasks."""
-        if batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
+        wanted = batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking
+        if wanted and isinstance(batch, Episode):
             self._first = Episode(*(part[:TASKS] for part in batch))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,12 +54,12 @@ class SampleTasks(Callback):
         learner, episode, self._first = cast(Adapting, pl_module), self._first, None
         result, _ = learner.curve.collected()  # of all processes: each must ask
         loggers = [one for one in trainer.loggers if shows_figures(one)]
-        if episode is None or not loggers:
+        if not loggers or not trainer.is_global_zero or trainer.sanity_checking:
             return
         summary = summarize(result)
         curve = inner_step_curve(summary.mean.tolist(), summary.ci95.tolist(), learner.metric_name)
         pictures = {"val/curve": [curve]}
-        if tasks := draw(episode, learner.outputs(episode)):
+        if episode is not None and (tasks := draw(episode, learner.outputs(episode))):
             pictures["val/tasks"] = tasks
         for logger in loggers:
             for name, images in pictures.items():
@@ -74,6 +76,7 @@ def draw(episode: Episode, outputs: Tensor) -> list[Picture]:
 
     Shapes: ``outputs [inner steps + 1, tasks, query examples, ...]``.
     """
+    regression = drawable(episode)
     episode = Episode(*(part.detach().float().cpu() for part in episode))
     outputs = outputs.detach().float().cpu()
     outputs = outputs.where(outputs.isfinite(), torch.nan)  # drawn as gaps
@@ -82,8 +85,7 @@ def draw(episode: Episode, outputs: Tensor) -> list[Picture]:
         predicted = outputs[-1].argmax(dim=-1)
         tasks = zip(episode.query_x, episode.query_y, predicted, strict=True)
         return [classified_images(*task) for task in tasks]
-    numbers = (shape, episode.query_y.shape[2:], outputs.shape[3:])
-    if all(part.numel() == 1 for part in numbers) and episode.query_y.ndim == outputs.ndim - 1:
+    if regression and outputs.shape[1:] == episode.query_y.shape:
         return [
             fitted_curve((sx, sy), (qx, qy), before, after)
             for sx, sy, qx, qy, before, after in zip(*episode, outputs[0], outputs[-1], strict=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_maml.rl.environment import Flags, Floats, State, Transition
+from lightning_maml.rl.environment import Environment, Flags, Floats, State, Transition
 from lightning_maml.rl.envs.extra import rl_extra
 from lightning_maml.rl.envs.mujoco_batch import (
     Simulator,
@@ -32,7 +32,7 @@ INITIAL = np.array([0, 0, 0.55, 1, 0, 0, 0, 0, 1, 0, -1, 0, -1, 0, 1], dtype=np.
 """`init_qpos` of the model file: standing (m, quaternion, rad)."""
 
 
-class Ant:
+class Ant(Environment):
     """A robot with four legs.
 
     Observation (125): positions, velocities, contact forces and torques on each body (MuJoCo's

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from lightning_maml.rl.environment import Flags, Floats, State, Transition
+from lightning_maml.rl.environment import Environment, Flags, Floats, State, Transition
 from lightning_maml.rl.envs.extra import rl_extra
 
 with rl_extra():
@@ -29,7 +29,7 @@ class Handle(NamedTuple):
     over: Flags
 
 
-class GymnasiumVector:
+class GymnasiumVector(Environment):
     """Episodes of a gymnasium environment, one sub-environment each.
 
     A user's environment needs a method that sets its task, used by the next ``reset``::

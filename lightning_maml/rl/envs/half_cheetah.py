@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_maml.rl.environment import Flags, Floats, State, Transition
+from lightning_maml.rl.environment import Environment, Flags, Floats, State, Transition
 from lightning_maml.rl.envs.mujoco_batch import (
     Simulator,
     Task,
@@ -24,7 +24,7 @@ NQ, NV, NU = 9, 9, 6
 PHYSICS = 1 + NQ + NV
 
 
-class HalfCheetah:
+class HalfCheetah(Environment):
     """A planar robot with two legs; it never falls in the sense of an end.
 
     Observation (20): positions but for the root's x, velocities, centre of mass (m, rad, s).

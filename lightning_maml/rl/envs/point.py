@@ -4,14 +4,14 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lightning_maml.rl.environment import Flags, Floats, State, Transition
+from lightning_maml.rl.environment import Environment, Flags, Floats, Transition
 
 SPEED = 0.1
 NEAR = 0.01
 Reward = Literal["distance", "squared_distance"]
 
 
-class Point:
+class Point(Environment):
     """Moves by the action, clipped to +-0.1 per axis; starts at the origin.
 
     The episode ends where both offsets from the goal are below 0.01.
@@ -46,14 +46,14 @@ class Point:
         if tasks.shape[-1] != 2 or not np.isfinite(tasks).all():
             raise ValueError(f"`tasks` must be goals (x, y), finite numbers, got {tasks.tolist()}.")
 
-    def start(self, tasks: Floats, noise: Floats) -> tuple[State, Floats]:
+    def start(self, tasks: Floats, noise: Floats) -> tuple[Floats, Floats]:
         """All at the origin."""
         position = np.zeros((len(tasks), 2))
         return position, self._observation(position, tasks)
 
     def restart(
         self, state: Floats, which: Flags, tasks: Floats, noise: Floats
-    ) -> tuple[State, Floats]:
+    ) -> tuple[Floats, Floats]:
         """Those in `which` back to the origin."""
         position = np.where(which[:, None], 0.0, state)
         return position, self._observation(position, tasks)
@@ -64,7 +64,7 @@ class Point:
         offset = position - tasks
         squared = (offset**2).sum(axis=-1)
         reward = -np.sqrt(squared) if self.reward == "distance" else -squared
-        ended = np.all(np.abs(offset) < NEAR, axis=-1)
+        ended: Flags = np.all(np.abs(offset) < NEAR, axis=-1)
         broken = np.zeros(len(tasks), dtype=bool)
         return Transition(position, self._observation(position, tasks), reward, ended, broken)
 

@@ -1,0 +1,299 @@
+"""MAML for reinforcement learning (Algorithm 3) as a LightningModule."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from torch import Tensor, nn
+
+from lightning_maml.episode import TaskBatch
+from lightning_maml.fingerprint import task_digests
+from lightning_maml.inner_loop import InnerLoop
+from lightning_maml.rl.advantages import Samples, samples
+from lightning_maml.rl.environment import Environment
+from lightning_maml.rl.policy_engine import Curvature, PolicyEngine
+from lightning_maml.rl.rollout import sample
+from lightning_maml.rl.trajectories import Trajectories
+from lightning_maml.rl.trpo import Trpo
+from lightning_maml.run.callbacks import callbacks_for
+from lightning_maml.run.progress import TaskRate
+from lightning_maml.step_sizes import StepSizes
+from lightning_maml.task_curve import EvalResult, TaskCurve, summarize
+
+
+class Acted(NamedTuple):
+    """A rollout of all tasks, what the losses take of it, and the seconds of both."""
+
+    paths: Trajectories
+    samples: Samples
+    sampling_s: float
+    inner_s: float
+
+
+class MetaPolicy(LightningModule):
+    """Meta-learns a policy for a few policy-gradient steps, each on fresh rollouts (Alg. 3).
+
+    Batches are `TaskBatch`es. The inner loop is REINFORCE with a linear baseline fitted to each
+    task, the meta-optimizer TRPO (trpo.py). Training logs ``train/return`` after adaptation and
+    ``train/return_before``, ``train/kl``, ``train/accepted``, ``train/explained_variance``,
+    ``train/broken`` (episodes that could not be simulated), ``train/samples_per_s`` and the seconds
+    of each part. Validation and test log ``<stage>/return``, the mean over tasks after the last
+    step, with ``_ci95`` and ``_step<k>`` as `MetaLearner`.
+
+    Args:
+        policy: a module that returns mean and log-std (policy.py).
+        environment: what to act in (environment.py).
+        inner_lr: alpha.
+        later_inner_lr: alpha of all steps but the first; ``None`` = `inner_lr`. The paper halves it
+            in evaluation.
+        inner_steps: inner updates in training; 0 trains one policy for all tasks (Sec. 5.3's
+            pretraining).
+        eval_inner_steps: inner updates in evaluation.
+        trajectories: episodes per task and rollout in training.
+        eval_trajectories: the same in evaluation; ``None`` = `trajectories`.
+        first_order: take the inner gradients as constants.
+        adapts: `fnmatch` patterns on the policy's parameters: what the inner loop changes.
+        discount: of later rewards.
+        gae_lambda: of generalised advantage estimates; 1: return minus baseline.
+        pooled: one baseline and one normalisation for all tasks of a batch together.
+        max_kl: TRPO's limit.
+        cg_iterations: TRPO's iterations of conjugate gradient.
+        damping: TRPO's damping.
+        curvature: "exact", or the paper's "finite_differences".
+        common_noise: in evaluation, take the same random numbers for each number of steps.
+        tasks_at_once: tasks batched at a time in the gradients.
+        compile: `torch.compile` the curvature products.
+
+    Raises:
+        ValueError: naming the argument that is out of range or does not fit.
+    """
+
+    metric_name = "return"
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        environment: Environment,
+        inner_lr: float = 0.1,
+        later_inner_lr: float | None = None,
+        inner_steps: int = 1,
+        eval_inner_steps: int = 3,
+        trajectories: int = 20,
+        eval_trajectories: int | None = None,
+        first_order: bool = False,
+        adapts: Sequence[str] = ("*",),
+        discount: float = 0.99,
+        gae_lambda: float = 1.0,
+        pooled: bool = False,
+        max_kl: float = 0.01,
+        cg_iterations: int = 10,
+        damping: float = 1e-5,
+        curvature: Curvature = "exact",
+        common_noise: bool = False,
+        tasks_at_once: int = 5,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        by_cli = _given_hyperparameters.get() is not None
+        self.save_hyperparameters(ignore=[] if by_cli else ["policy", "environment"])
+        self.automatic_optimization = False
+        _check_counts(
+            trajectories=(trajectories, 1),
+            eval_trajectories=(eval_trajectories, 1),
+            eval_inner_steps=(eval_inner_steps, 0),
+            tasks_at_once=(tasks_at_once, 1),
+        )
+        _check_shares(discount=discount, gae_lambda=gae_lambda)
+        self.policy, self.environment = policy, environment
+        _check_policy(policy, environment)
+        self.inner_loop = InnerLoop(inner_steps, StepSizes(float(inner_lr)), first_order)
+        self.later = StepSizes(float(inner_lr if later_inner_lr is None else later_inner_lr))
+        self.eval_inner_steps, self.trajectories = eval_inner_steps, trajectories
+        self.eval_trajectories = trajectories if eval_trajectories is None else eval_trajectories
+        self.discount, self.gae_lambda, self.pooled = discount, gae_lambda, pooled
+        self.common_noise = common_noise
+        self._new_trpo = partial(Trpo, max_kl=max_kl, cg_iterations=cg_iterations, damping=damping)
+        self.engine = PolicyEngine(policy, tuple(adapts), tasks_at_once, compile, curvature)
+        self.curve = TaskCurve()
+        self._rate = TaskRate()
+        self.watched: dict[str, float] = {}
+
+    # -- what other code calls ------------------------------------------------------------------
+
+    def evaluate(self, batch: TaskBatch, inner_steps: int | None = None) -> EvalResult:
+        """Mean return of each task after 0 .. `inner_steps` steps, each on fresh rollouts.
+
+        A task whose policy gives an action that is not finite has NaN from there on. The loss of
+        the result is minus the return. Shapes: both ``[inner_steps + 1, tasks]``.
+        """
+        steps = self.eval_inner_steps if inner_steps is None else inner_steps
+        acting = self._act(batch, steps, self.eval_trajectories, self.common_noise)
+        returns = torch.stack([acted.paths.returns for acted in acting])
+        return EvalResult(-returns, returns)
+
+    # -- Lightning ------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Refuse Trainer settings that cannot work here; add what every run has (run/)."""
+        return callbacks_for(self.trainer)
+
+    def configure_optimizers(self) -> Any:
+        """TRPO over the policy's parameters."""
+        return self._new_trpo(self.engine.parameters())
+
+    def on_train_start(self) -> None:
+        """Count tasks per second from here."""
+        self._rate.restart()
+
+    def training_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """One meta-update: act, adapt, act, and a TRPO step."""
+        acted = list(self._act(batch, self.inner_steps, self.trajectories))
+        if not all(bool(torch.isfinite(one.paths.returns).all()) for one in acted):
+            raise FloatingPointError(
+                f"A policy gave actions that are not finite at meta-update {self.global_step + 1}; "
+                "the weights are those before it. Try a smaller `inner_lr`, now "
+                f"{self.inner_loop.step_sizes.inner_lr}."
+            )
+        rollouts = [tree_to(one.samples.episode, self.device) for one in acted]
+        start = time.perf_counter()
+        problem = self.engine.problem(self.inner_loop, rollouts, self._mean_over_processes)
+        optimizer = self.optimizers()
+        optimizer.step(closure=lambda: problem)  # type: ignore[union-attr]
+        self._rate.add(batch.tasks * self.trainer.world_size)
+        self._log_training(acted, time.perf_counter() - start)
+
+    def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """Adapt to each task and collect the returns."""
+        self.curve.update(self.evaluate(batch), torch.zeros(batch.tasks, dtype=torch.int64))
+
+    def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """As in validation; the digests remember which tasks these were."""
+        self.curve.update(self.evaluate(batch), task_digests(batch))
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the tasks of the last validation."""
+        self.curve.reset()
+        self._rate.pause()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the tasks of the last test."""
+        self.curve.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the returns."""
+        self._log_curve("val")
+        self._rate.go_on()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the returns."""
+        self._log_curve("test")
+
+    # -- internals ------------------------------------------------------------------------------
+
+    @property
+    def inner_steps(self) -> int:
+        """Inner updates in training."""
+        return self.inner_loop.steps
+
+    def _act(
+        self, batch: TaskBatch, inner_steps: int, trajectories: int, common_noise: bool = False
+    ) -> Iterator[Acted]:
+        """Rollouts after 0 .. `inner_steps` updates, each update on the rollout before it."""
+        batch = TaskBatch(*(tensor.cpu() for tensor in batch))
+        self.environment.check_tasks(batch.task.double().numpy())
+        theta = self.engine.initial(batch.tasks)
+        for step in range(inner_steps + 1):
+            start = time.perf_counter()
+            paths = sample(
+                self.environment, self.engine.policies(theta), batch, trajectories,
+                inner_step=0 if common_noise else step,
+            )  # fmt: skip
+            sampled = time.perf_counter()
+            made = samples(paths, self.discount, self.gae_lambda, self.pooled)
+            if step < inner_steps:
+                loop = self.inner_loop
+                loop = replace(loop, step_sizes=self.later) if step else loop
+                theta = self.engine.update(loop, theta, tree_to(made.episode, self.device), step)
+            yield Acted(paths, made, sampled - start, time.perf_counter() - sampled)
+
+    def _mean_over_processes(self, vector: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(vector, reduce_op="mean")
+
+    def _log_training(self, acted: Sequence[Acted], update_s: float) -> None:
+        report = cast(Trpo, self.optimizers(use_pl_optimizer=False)).report
+        assert report is not None
+        steps = sum(one.paths.steps for one in acted)
+        sampling_s = sum(one.sampling_s for one in acted)
+        values = {
+            "return_before": acted[0].paths.returns.mean(),
+            "return": acted[-1].paths.returns.mean(),
+            "explained_variance": acted[-1].samples.explained_variance.mean(),
+            "broken": sum(one.paths.broken.sum() for one in acted),
+            "samples_per_s": steps / sampling_s,
+            "sampling_s": sampling_s,
+            "inner_s": sum(one.inner_s for one in acted),
+            "update_s": update_s,
+        }
+        local = torch.tensor([float(value) for value in values.values()], device=self.device)
+        mean = self.trainer.strategy.reduce(local, reduce_op="mean").tolist()
+        self.watched = dict(zip(values, mean, strict=True)) | {
+            "loss": report.loss_after,
+            "kl": report.kl,
+            "tries": report.tries,
+            "accepted": float(report.accepted),
+            "tasks_per_s": self._rate.read(),
+        }
+        logged = {f"train/{key}": value for key, value in self.watched.items()}
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and self.global_step % every == 0:
+            for logger in self.loggers:
+                logger.log_metrics(logged, step=self.global_step)
+        self.log_dict(logged, logger=False)
+
+    def _log_curve(self, stage: str) -> None:
+        result, _ = self.curve.collected()
+        summary = summarize(result)
+        name = f"{stage}/{self.metric_name}"
+        values = {f"{name}_step{k}": mean for k, mean in enumerate(summary.mean)}
+        values |= {name: summary.mean[-1], f"{name}_ci95": summary.ci95[-1]}
+        values[f"{stage}/diverged"] = summary.diverged[-1].float()
+        self.log_dict(values | {"step": float(self.global_step)})
+
+
+def tree_to(batch: Any, device: torch.device) -> Any:
+    """A named tuple of tensors on another device."""
+    return type(batch)(*(tensor.to(device) for tensor in batch))
+
+
+def _check_counts(**given: tuple[int | None, int]) -> None:
+    for name, (value, least) in given.items():
+        if value is not None and (isinstance(value, bool) or value < least):
+            raise ValueError(f"`{name}` must be an integer >= {least}, got {value}.")
+
+
+def _check_shares(**given: float) -> None:
+    for name, value in given.items():
+        if not 0 <= value <= 1 or math.isnan(value):
+            raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
+
+
+def _check_policy(policy: nn.Module, environment: Environment) -> None:
+    size, wanted = environment.observation_size, 2 * environment.action_size
+    try:
+        with torch.no_grad():
+            shape = list(policy(torch.zeros(3, size)).shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`policy` must take observations [N, {size}] of this environment: {error}"
+        ) from error
+    if shape != [3, wanted]:
+        raise ValueError(
+            f"`policy` must return [N, {wanted}] (mean and log-std of {environment.action_size} "
+            f"numbers) for observations [N, {size}], got {shape} for N = 3."
+        )

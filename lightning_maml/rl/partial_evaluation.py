@@ -1,0 +1,103 @@
+"""A function split into what can be computed before its last argument is known, and the rest.
+
+Conjugate gradient multiplies the same matrix with ten vectors: everything that does not depend on
+the vector, such as the activations of all samples, is computed once. `torch.func.linearize` does
+the same for one function at one place; here the split is found once, and used at every place.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+Program = Callable[..., Any]
+
+
+class Split:
+    """``function(fixed, moving)`` as ``apply(prepare(fixed), moving)``.
+
+    `function` must be made of tensor operations alone, without random numbers and without control
+    flow that depends on values. Arguments and results are pytrees of tensors, always of the same
+    structure, shapes and dtypes.
+
+    Args:
+        function: of two pytrees.
+        fixed: an example of the first.
+        moving: an example of the second.
+        compile: run both halves through `torch.compile`.
+    """
+
+    def __init__(self, function: Program, fixed: Any, moving: Any, compile: bool = False) -> None:
+        fixed_leaves, fixed_spec = tree_flatten(fixed)
+        moving_leaves, moving_spec = tree_flatten(moving)
+        # A tensor that is also in `fixed` would be taken for that one.
+        moving_leaves = [leaf.clone() for leaf in moving_leaves]
+        count = len(fixed_leaves)
+
+        def flat(*leaves: Tensor) -> list[Tensor]:
+            result = function(
+                tree_unflatten(leaves[:count], fixed_spec),
+                tree_unflatten(leaves[count:], moving_spec),
+            )
+            values, self._result_spec = tree_flatten(result)
+            return values
+
+        whole = make_fx(functionalize(flat))(*fixed_leaves, *moving_leaves)
+        whole.graph.eliminate_dead_code()
+        _share(whole.graph)
+        halves = _halves(whole, count)
+        self._prepare, self._apply = (torch.compile(h, dynamic=False) if compile else h
+                                      for h in halves)  # fmt: skip
+
+    def prepare(self, fixed: Any) -> list[Tensor]:
+        """Everything about `fixed` that `apply` needs."""
+        return list(self._prepare(*tree_flatten(fixed)[0]))
+
+    def apply(self, prepared: list[Tensor], moving: Any) -> Any:
+        """The function's value."""
+        values = self._apply(*prepared, *tree_flatten(moving)[0])
+        return tree_unflatten(list(values), self._result_spec)
+
+
+def _share(graph: fx.Graph) -> None:
+    """Let equal operations on equal operands be one."""
+    known: dict[Any, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        key = (node.target, repr(node.args), repr(sorted(node.kwargs.items(), key=str)))
+        if (same := known.setdefault(key, node)) is not node:
+            node.replace_all_uses_with(same)
+            graph.erase_node(node)
+
+
+def _halves(whole: fx.GraphModule, fixed: int) -> tuple[nn.Module, nn.Module]:
+    """The part of the graph without and the part with the placeholders after the first `fixed`."""
+    inputs = whole.graph.find_nodes(op="placeholder")
+    moving = dict.fromkeys(inputs[fixed:])
+    before, after = fx.Graph(), fx.Graph()
+    early: dict[fx.Node, fx.Node] = {}
+    late: dict[fx.Node, fx.Node] = {}
+    handed_over: list[fx.Node] = []
+    rest = []
+    for node in whole.graph.nodes:
+        if node.op == "output":
+            results = node.args[0]
+            handed_over += [n for n in results if n in early and n not in handed_over]
+        elif node in moving or any(n in moving for n in node.all_input_nodes):
+            moving[node] = None
+            rest.append(node)
+            handed_over += [n for n in node.all_input_nodes if n in early and n not in handed_over]
+        else:
+            early[node] = before.node_copy(node, early.__getitem__)
+    for node in handed_over:
+        late[node] = after.placeholder(node.name)
+    for node in rest:
+        late[node] = after.node_copy(node, late.__getitem__)
+    before.output([early[node] for node in handed_over])
+    after.output([late[node] for node in results])
+    return fx.GraphModule(whole, before), fx.GraphModule(whole, after)

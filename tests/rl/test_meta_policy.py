@@ -1,0 +1,150 @@
+"""Algorithm 3 as a whole, on the point robot."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+from datamodules import RLTasks
+from lightning_maml.models import ContextVector
+from lightning_maml.rl import GaussianMLP, MetaPolicy
+from lightning_maml.rl.envs import Point
+
+
+def learner(**settings):
+    seed_everything(0, verbose=False)
+    options = {"trajectories": 10, "inner_lr": 0.1} | settings
+    return MetaPolicy(GaussianMLP(2, 2, (8, 8)), Point(horizon=20), **options)
+
+
+def data(**settings):
+    options = {"meta_batch_size": 10, "val_tasks": 10, "test_tasks": 10} | settings
+    return RLTasks(low=[-0.5, -0.5], high=[0.5, 0.5], **options)
+
+
+def batch(tasks=10):
+    return data().samplers["val"](0, tasks)
+
+
+def fitted(model, tmp_path, steps, **settings):
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=-1,
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(model, data(**settings))
+    return model
+
+
+def test_curve_has_an_entry_before_and_after_each_step() -> None:
+    """A41: steps + 1 entries; with a step size of 0 and common noise all are equal."""
+    model = learner(inner_lr=0.0, eval_inner_steps=3, common_noise=True)
+    curve = model.evaluate(batch()).metric
+    assert curve.shape == (4, 10)
+    assert all(torch.equal(curve[0], entry) for entry in curve)
+    fresh = learner(inner_lr=0.0, eval_inner_steps=1).evaluate(batch()).metric
+    assert not torch.equal(fresh[0], fresh[1])
+
+
+def test_training_helps_and_steps_up_the_loss_harm(tmp_path) -> None:
+    before = learner().evaluate(batch()).metric.mean(dim=1)
+    model = fitted(learner(), tmp_path, 6)
+    after = model.evaluate(batch()).metric.mean(dim=1)
+    assert after[-1] > before[-1] + 1
+    assert after[1] > after[0] + 0.5
+    model.inner_loop.step_sizes.__dict__["inner_lr"] = -0.1  # against the gradient
+    model.later.__dict__["inner_lr"] = -0.1
+    against = model.evaluate(batch()).metric.mean(dim=1)
+    assert against[1] < against[0] - 0.5
+
+
+def test_same_seed_same_weights(tmp_path) -> None:
+    runs = [fitted(learner(trajectories=3), tmp_path, 1, meta_batch_size=3) for _ in range(2)]
+    first, again = (dict(model.policy.named_parameters()) for model in runs)
+    start = dict(learner().policy.named_parameters())
+    for name, value in first.items():
+        assert torch.equal(value, again[name])
+        assert not torch.equal(value, start[name])
+
+
+def problem(**settings):
+    """The meta-update of a few tasks in float64, and a direction of the gradient's size."""
+    model = learner(trajectories=5, **settings)
+    for name, parameter in model.policy.named_parameters():
+        if name.endswith("bias"):  # at 0, a start at the origin is on the kinks of all ReLUs
+            torch.nn.init.uniform_(parameter, -0.5, 0.5)
+    rollouts = [one.samples.episode for one in model._act(batch(4), 1, 5)]
+    model.double()
+    rollouts = [type(r)(*(t.double() for t in r)) for r in rollouts]
+    return model.engine.problem(model.inner_loop, rollouts, lambda vector: vector)
+
+
+@torch.no_grad()
+def test_chunks_of_tasks_give_the_same_gradient_and_product() -> None:
+    whole, chunked = problem(tasks_at_once=4), problem(tasks_at_once=3)
+    gradient, loss = whole.gradient()
+    again, other = chunked.gradient()
+    torch.testing.assert_close(gradient, again)
+    assert abs(loss - other) < 1e-9
+    product = whole.fisher_product(gradient)
+    torch.testing.assert_close(product, chunked.fisher_product(gradient))
+    assert whole.loss_and_kl() == pytest.approx(chunked.loss_and_kl(), abs=1e-9)
+
+
+@torch.no_grad()
+def test_finite_differences_are_near_the_exact_product() -> None:
+    exact, differences = problem(), problem(curvature="finite_differences")
+    before = torch.cat([p.flatten() for p in differences.engine.parameters()])
+    direction = 1e-3 * exact.gradient()[0]
+    expected, found = exact.fisher_product(direction), differences.fisher_product(direction)
+    assert (found - expected).norm() < 1e-3 * expected.norm()
+    after = torch.cat([p.flatten() for p in differences.engine.parameters()])
+    assert torch.equal(before, after)
+
+
+def test_context_vector_alone_adapts() -> None:
+    policy = ContextVector(GaussianMLP(2 + 4, 2, (8, 8)), 4)
+    model = MetaPolicy(policy, Point(horizon=20), adapts=["context"], trajectories=5)
+    theta = model.engine.initial(3)
+    assert list(theta) == ["context"]
+    acted = next(iter(model._act(batch(3), 1, 5)))
+    after = model.engine.update(model.inner_loop, theta, acted.samples.episode, 0)
+    assert list(after) == ["context"]
+    assert not torch.equal(after["context"], theta["context"])
+
+
+def test_pretraining_is_trpo_without_an_inner_loop(tmp_path) -> None:
+    model = learner(inner_steps=0, trajectories=1, pooled=True)
+    before = model.evaluate(batch(), inner_steps=0).metric.mean()
+    fitted(model, tmp_path, 5, meta_batch_size=60)
+    assert model.evaluate(batch(), inner_steps=0).metric.mean() > before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"trajectories": 0}, "trajectories"),
+        ({"eval_inner_steps": -1}, "eval_inner_steps"),
+        ({"discount": 1.5}, "discount"),
+        ({"curvature": "none"}, "curvature"),
+        ({"inner_lr": -0.1}, "inner_lr"),
+        ({"adapts": ["nothing"]}, "adapts"),
+        ({"tasks_at_once": 0}, "tasks_at_once"),
+    ],
+)
+def test_settings_out_of_range(wrong, named) -> None:
+    with pytest.raises(ValueError, match=named):
+        learner(**wrong)
+
+
+def test_policy_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`policy` must take observations \[N, 2\]"):
+        MetaPolicy(GaussianMLP(3, 2), Point())
+    with pytest.raises(ValueError, match=r"`policy` must return \[N, 4\]"):
+        MetaPolicy(GaussianMLP(2, 3), Point())
