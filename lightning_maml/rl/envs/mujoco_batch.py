@@ -1,0 +1,133 @@
+"""Many MuJoCo episodes of one model, stepped together: one `mujoco.rollout` call per step.
+
+Shapes: ``n`` episodes; ``physics [n, 1 + nq + nv]`` is MuJoCo's full physics state (clock in s,
+positions, velocities).
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from lightning_maml.rl.environment import Flags, Floats
+from lightning_maml.rl.envs.extra import rl_extra
+
+with rl_extra():
+    import gymnasium
+    import mujoco
+    from mujoco.rollout import Rollout
+
+Task = Literal["velocity", "direction"]
+START_CLOCK = 1.0
+"""An episode's clock starts here (s). Nothing depends on it, but MuJoCo sets it to 0 where it meets
+an instability and starts over by itself, so that a clock that goes back tells."""
+
+
+def load_model(file: str, edit: Callable[[Any], None]) -> Any:
+    """A model of those that gymnasium ships, changed by `edit`, which is given its `MjSpec`."""
+    assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
+    spec = mujoco.MjSpec.from_file(str(assets / file))
+    edit(spec)
+    # One robot is one island; MuJoCo 3.3.6 and later would look for more, a twentieth of a step.
+    spec.option.disableflags |= int(getattr(mujoco.mjtDisableBit, "mjDSBL_ISLAND", 0))
+    return spec.compile()
+
+
+def check_arguments(task: str, horizon: int, threads: int | None) -> None:
+    """Raise ValueError, naming the argument."""
+    if task not in get_args(Task):
+        raise ValueError(f"`task` must be one of {list(get_args(Task))}, got {task!r}.")
+    if horizon < 1:
+        raise ValueError(f"`horizon` must be >= 1, got {horizon}.")
+    if threads is not None and threads < 1:
+        raise ValueError(f"`threads` must be >= 1, or none for one per core, got {threads}.")
+
+
+def check_tasks(task: Task, tasks: Floats) -> None:
+    """Raise ValueError unless `tasks` ``[n, 1]`` are velocities >= 0 (m/s), or directions +-1."""
+    if task == "velocity":
+        possible, right = np.isfinite(tasks) & (tasks >= 0), "velocities, finite numbers >= 0"
+    else:
+        possible, right = np.abs(tasks) == 1, "directions, each -1 or 1"
+    if tasks.shape[-1] != 1 or not possible.all():
+        raise ValueError(f"`tasks` must be {right}, one per row, got {tasks.tolist()}.")
+
+
+def progress(task: Task, velocity: Floats, tasks: Floats) -> Floats:
+    """``-|v - g|`` or, for directions, ``g v``; all ``[n]``, m/s."""
+    return tasks * velocity if task == "direction" else -np.abs(velocity - tasks)
+
+
+def checked_actions(actions: Floats, shape: tuple[int, int]) -> tuple[Floats, Flags]:
+    """Actions clipped to +-1, and in which rows some are not finite: these become 0.
+
+    Raises:
+        ValueError: if they are not of this shape.
+    """
+    if actions.shape != shape:
+        raise ValueError(f"`actions` must have shape {shape}, got {actions.shape}.")
+    lost = ~np.all(np.isfinite(actions), axis=-1)
+    clipped = np.clip(actions.astype(np.float64), -1.0, 1.0)
+    if lost.any():
+        clipped[lost] = 0.0
+    return clipped, lost
+
+
+def start_physics(positions: Floats, nv: int, noise: Floats) -> Floats:
+    """N(0, 0.01) around the initial positions ``[nq]``, N(0, 0.1) on velocities; noise ``[n, nq +
+    nv]``.
+    """
+    noise, nq = noise.astype(np.float64), len(positions)
+    clock = np.full((len(noise), 1), START_CLOCK)
+    return np.hstack([clock, positions + 0.01 * noise[:, :nq], 0.1 * noise[:, nq : nq + nv]])
+
+
+def went_on(before: Floats, after: Floats) -> Flags:
+    """Where MuJoCo stepped without an instability (bad position, velocity or acceleration)."""
+    going: Flags = np.isfinite(after).all(axis=-1) & (after[:, 0] > before[:, 0])
+    return going
+
+
+class Simulator:
+    """Steps episodes of a model. Keeps threads and scratch memory, nothing of the episodes.
+
+    Each step's constraint solver starts cold, so that a step depends on its arguments alone.
+
+    Args:
+        model: an `MjModel`.
+        threads: None for one per core that this process may use.
+    """
+
+    def __init__(self, model: Any, threads: int | None = None) -> None:
+        self.model, self.threads = model, threads or _cores()
+        self._pool = Rollout(nthread=self.threads if self.threads > 1 else 0)
+        self._scratch = [mujoco.MjData(model) for _ in range(self.threads)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles get threads of their own."""
+        return Simulator, (self.model, self.threads)
+
+    def step(self, physics: Floats, controls: Floats) -> tuple[Floats, Floats]:
+        """Physics after one step under controls ``[n, nu]``, and the sensors before it."""
+        n = len(physics)
+        after = np.empty((n, 1, physics.shape[1]))
+        sensors = np.empty((n, 1, self.model.nsensordata))
+        self._pool.rollout(
+            [self.model] * n,
+            self._scratch,
+            np.ascontiguousarray(physics),
+            controls[:, None],
+            nstep=1,
+            skip_checks=True,
+            state=after,
+            sensordata=sensors,
+        )
+        return after[:, 0], sensors[:, 0]
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

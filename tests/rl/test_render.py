@@ -1,0 +1,44 @@
+"""Images without a display."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco", reason="needs the extra `rl`")
+pytest.importorskip("gymnasium", reason="needs the extra `rl`")
+
+from lightning_maml.rl.envs import Ant, HalfCheetah, render
+
+
+@pytest.mark.parametrize("robot", [HalfCheetah, Ant])
+def test_frame_shows_the_episode_asked_for(robot) -> None:
+    environment = robot("velocity", threads=1)
+    noise = np.zeros((2, environment.start_size))
+    noise[1, 2] = 30.0  # turned by 0.3 rad, or raised by 0.3 m
+    state, _ = environment.start(np.ones((2, 1)), noise)
+    try:
+        level, other = (environment.frame(state, i, width=96, height=64) for i in range(2))
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    assert level.shape == other.shape == (64, 96, 3)
+    assert level.dtype == np.uint8
+    assert level[:10].mean() > level[40:].min()  # the sky is above
+    assert len(np.unique(level)) > 50
+    assert (level != other).mean() > 0.05
+    np.testing.assert_array_equal(level, environment.frame(state, 0, width=96, height=64))
+    large = environment.frame(state, 0, width=800, height=600)  # beyond MuJoCo's default buffer
+    assert abs(large.mean() - level.mean()) < 5
+
+
+def test_without_any_opengl_there_is_one_clear_line(monkeypatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.setattr(render.platform, "system", lambda: "Linux")
+    for name in ("egl", "osmesa"):
+        monkeypatch.setitem(sys.modules, f"mujoco.{name}", types.ModuleType(name))
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "egl")
+    render._context.cache_clear()
+    with pytest.raises(RuntimeError, match="Images need EGL or OSMesa") as raised:
+        render._context()
+    assert "\n" not in str(raised.value)
