@@ -42,6 +42,8 @@ def flat(content: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in ("model", "data"):
         _add(found, part, content.get(part))
+    if content.get("meta_updates") == 0:
+        found["untrained"] = True
     for name, part in PARTS.items():
         if isinstance(found.get(f"model.{name}"), Mapping):
             _add(found, part, found.pop(f"model.{name}"))
@@ -79,6 +81,8 @@ def method_of(settings: Settings) -> tuple[str | None, str]:
 
 def _policy(settings: Settings) -> tuple[str | None, str]:
     oracle = bool(settings.get("environment.task_in_observation"))
+    if settings.get("untrained"):
+        return "random", ""
     if not settings.get("model.inner_steps", 1):
         return ("oracle" if oracle else "pretrained"), ""
     if oracle:

@@ -30,7 +30,7 @@ def returns(panels_of: dict[str, str], book: Book) -> Figure:
     """One panel per environment: the readings of the figure, the authors' files, and ours."""
     columns = min(2, len(panels_of))
     rows = -(-len(panels_of) // columns)
-    figure = new_figure(5.2 * columns, 3.4 * rows + 1.0)
+    figure = new_figure(5.2 * columns, 3.4 * rows + 1.4)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, (task, panel) in zip(panels, panels_of.items(), strict=True):
         for method in METHODS:
@@ -41,7 +41,7 @@ def returns(panels_of: dict[str, str], book: Book) -> Figure:
             if (chosen := book.get(_experiment(task, method.lower()))) is not None:
                 draw_ours(axes, method, chosen, STEPS)
         label_steps(axes, panel, "average return")
-    common_legend(figure, list(panels), 3)
+    common_legend(figure, list(panels), columns + 1)
     return figure
 
 

@@ -74,19 +74,51 @@ def settings() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         found[f"mini_{k}shot_first_order"] = learner(net=small, first_order=True, **steps), data
         found[f"mini_{k}shot_fine_tuning"] = classifier("fine_tuning"), data
         found[f"mini_{k}shot_nearest_neighbour"] = classifier("nearest_neighbour"), data
+    for task, environment in ENVIRONMENTS.items():
+        context = ["_context"] if task in ("point", "cheetah_direction") else []
+        for method in ("", "_pretrained", "_random", "_oracle", *context):
+            found[f"{task}{method}"] = policy(environment, method), RL_DATA
     return found
+
+
+RL_DATA = {"class_path": "datamodules.RLTasks", "init_args": {"seed": 0}}
+ENVIRONMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "point": ("Point", {"reward": "distance"}),
+    "cheetah_velocity": ("HalfCheetah", {"task": "velocity"}),
+    "cheetah_direction": ("HalfCheetah", {"task": "direction"}),
+    "ant_velocity": ("Ant", {"task": "velocity"}),
+    "ant_direction": ("Ant", {"task": "direction"}),
+}
+
+
+def policy(environment: tuple[str, dict[str, Any]], method: str) -> dict[str, Any]:
+    """A MetaPolicy as a result has it."""
+    name, arguments = environment
+    inside = {"task_in_observation": method == "_oracle", **arguments}
+    net = "lightning_maml.rl.GaussianMLP"
+    if method == "_context":
+        net = "lightning_maml.models.ContextVector"
+    settings = {
+        "policy": {"class_path": net, "init_args": {}},
+        "environment": {"class_path": f"lightning_maml.rl.envs.{name}", "init_args": inside},
+        "inner_lr": 0.1,
+        "inner_steps": 0 if method in ("_pretrained", "_oracle") else 1,
+        "adapts": ["context"] if method == "_context" else ["*"],
+    }
+    return {"class_path": "lightning_maml.rl.MetaPolicy", "init_args": settings}
 
 
 def result(name: str, **changes: Any) -> dict[str, Any]:
     """The content of a result file of an experiment; made-up numbers that differ by experiment."""
     model, data = settings()[name]
+    acting = name.startswith(tuple(ENVIRONMENTS))
     regression = name.startswith("sinusoid")
     steps = list(range(11 if regression or name.startswith("mini") else 6))
     level = 1 + sum(map(ord, name)) % 97
     mean = [3 * math.exp(-k / level) if regression else 0.9 - 1 / (level + k + 2) for k in steps]
     content = {
         "metric": "mse" if regression else "accuracy",
-        "tasks": 600,
+        "tasks": 40 if acting else 600,
         "fingerprint": "0123456789abcdef",
         "steps": steps,
         "mean": mean,
@@ -94,7 +126,7 @@ def result(name: str, **changes: Any) -> dict[str, Any]:
         "median": [m / 2 for m in mean],
         "diverged": [0 for _ in steps],
         "checkpoint": "last.ckpt",
-        "meta_updates": 70_000,
+        "meta_updates": 0 if name.endswith("_random") else 70_000,
         "model": model,
         "data": data,
         "seed": 0,

@@ -113,10 +113,8 @@ def test_each_number_on_the_page_links_to_its_run(made) -> None:
     text = (made / "index.html").read_text(encoding="utf-8")
     for name, experiment in EXPERIMENTS.items():
         block = text.partition(f'<h3 id="{name}">')[2].partition("<h3")[0]
-        if experiment.method == "rl":
-            assert "is not in this version" in block
-            continue
-        for fact in ("A CPU", "torch 2.14.1", "2026-11-20", "seed 0", "600 test tasks"):
+        tasks = f"{experiment.test_tasks} test tasks"
+        for fact in ("A CPU", "torch 2.14.1", "2026-11-20", "seed 0", tasks):
             assert fact in block
         assert f"python train.py test --ckpt_path runs/{name}/last.ckpt" in block
     assert '<a href="#omniglot_20way_5shot">' in text

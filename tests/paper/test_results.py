@@ -28,8 +28,8 @@ def test_each_setting_has_its_experiment(name, tmp_path) -> None:
     assert experiment.name == name
 
 
-def test_every_experiment_but_rl_was_tried() -> None:
-    assert {n for n, e in EXPERIMENTS.items() if e.method != "rl"} == set(settings())
+def test_every_experiment_was_tried() -> None:
+    assert set(EXPERIMENTS) == set(settings())
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,10 @@ def test_class_paths_may_name_the_file(tmp_path) -> None:
     assert experiment is EXPERIMENTS["sinusoid_maml_k10"]
 
 
+# Reinforcement learning is not complete in this version.
+NOT_YET = [name for name in EXPERIMENTS if name.startswith(("point_", "cheetah_", "ant_"))]
+
+
 def there() -> list[str]:
     return [name for name, one in EXPERIMENTS.items() if one.there]
 
@@ -86,13 +90,15 @@ def test_config_of_a_command_gives_a_result_of_its_experiment(name, tmp_path) ->
     assert config["trainer"]["max_steps"] == (experiment.updates or config["trainer"]["max_steps"])
     changes = {"meta_updates": config["trainer"]["max_steps"], **found}
     some = "sinusoid_maml_k5" if name.startswith("sinusoid") else "mini_1shot"
+    changes["tasks"] = experiment.test_tasks
     store(tmp_path, some, **changes)
     ((taken, chosen),) = sort_results(read_results(tmp_path)).chosen.items()
     assert (taken, chosen.departures, chosen.shortened) == (name, (), "")
 
 
 def test_every_config_is_there() -> None:
-    assert all(one.there for one in EXPERIMENTS.values() if one.method != "rl")
+    assert all(one.there for one in EXPERIMENTS.values() if one.config not in NOT_YET)
+    assert not any(EXPERIMENTS[name].there for name in NOT_YET)
 
 
 def test_every_source_is_an_experiment_and_every_experiment_is_used() -> None:
