@@ -69,7 +69,16 @@ def test_class_paths_may_name_the_file(tmp_path) -> None:
 
 
 # Reinforcement learning is not complete in this version.
-NOT_YET = [name for name in EXPERIMENTS if name.startswith(("point_", "cheetah_", "ant_"))]
+TRAINED = ("point", "cheetah_direction")
+NOT_YET = [
+    name
+    for name in EXPERIMENTS
+    if name.startswith(("point", "cheetah", "ant_")) and name not in TRAINED
+]
+    name
+    for name in EXPERIMENTS
+    if name.startswith(("point_", "cheetah_", "ant_")) and name != "cheetah_direction"
+]
 
 
 def there() -> list[str]:
