@@ -75,10 +75,6 @@ NOT_YET = [
     for name in EXPERIMENTS
     if name.startswith(("point", "cheetah", "ant_")) and name not in TRAINED
 ]
-    name
-    for name in EXPERIMENTS
-    if name.startswith(("point_", "cheetah_", "ant_")) and name != "cheetah_direction"
-]
 
 
 def there() -> list[str]:
