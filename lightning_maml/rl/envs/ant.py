@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from lightning_maml.rl.environment import Environment, Flags, Floats, State, Transition
+from lightning_maml.rl.environment import Flags, Floats, State, Transition
 from lightning_maml.rl.envs.extra import rl_extra
 from lightning_maml.rl.envs.mujoco_batch import (
+    Robot,
     Simulator,
     Task,
     check_arguments,
-    check_tasks,
     checked_actions,
     load_model,
     progress,
@@ -32,7 +32,7 @@ INITIAL = np.array([0, 0, 0.55, 1, 0, 0, 0, 0, 1, 0, -1, 0, -1, 0, 1], dtype=np.
 """`init_qpos` of the model file: standing (m, quaternion, rad)."""
 
 
-class Ant(Environment):
+class Ant(Robot):
     """A robot with four legs.
 
     Observation (125): positions, velocities, contact forces and torques on each body (MuJoCo's
@@ -68,24 +68,12 @@ class Ant(Environment):
         self._simulator = Simulator(load_model("ant.xml", _as_the_authors), threads)
         self._sensing = Simulator(load_model("ant.xml", _with_sensors), threads)
 
-    def check_tasks(self, tasks: Floats) -> None:
-        """Velocities >= 0, or directions -1 or 1."""
-        check_tasks(self.task, tasks)
-
     def start(self, tasks: Floats, noise: Floats) -> tuple[State, Floats]:
         """Near the initial pose, nearly at rest."""
         physics = start_physics(INITIAL, NV, noise)
         physics[:, 4:8] /= np.sqrt((physics[:, 4:8] ** 2).sum(axis=-1, keepdims=True))
         sensed, _, _ = self._sense(physics, np.zeros((len(physics), NU)))
         state = np.hstack([physics, sensed])
-        return state, self._observation(state, tasks)
-
-    def restart(
-        self, state: Floats, which: Flags, tasks: Floats, noise: Floats
-    ) -> tuple[State, Floats]:
-        """New episodes in `which`."""
-        state = state.copy()
-        state[which] = self.start(tasks[which], noise[which])[0]
         return state, self._observation(state, tasks)
 
     def step(self, state: Floats, actions: Floats, tasks: Floats) -> Transition:
@@ -108,12 +96,6 @@ class Ant(Environment):
         height = after[:, 3]
         ended = ~broken & ((height < LOWEST) | (height > HIGHEST))
         return Transition(after, self._observation(after, tasks), reward, ended, broken)
-
-    def frame(self, state: Floats, number: int, width: int = 480, height: int = 480) -> Any:
-        """Episode `number` as an image, uint8 ``[height, width, 3]``; see `render.frame`."""
-        from lightning_maml.rl.envs.render import frame
-
-        return frame(self._simulator.model, state[number, :PHYSICS], width, height)
 
     def _observation(self, state: Floats, tasks: Floats) -> Floats:
         seen = state[:, 1:]  # all but the clock

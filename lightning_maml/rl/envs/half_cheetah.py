@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lightning_maml.rl.environment import Environment, Flags, Floats, State, Transition
+from lightning_maml.rl.environment import Floats, State, Transition
 from lightning_maml.rl.envs.mujoco_batch import (
+    Robot,
     Simulator,
     Task,
     check_arguments,
-    check_tasks,
     checked_actions,
     load_model,
     progress,
@@ -24,7 +24,7 @@ NQ, NV, NU = 9, 9, 6
 PHYSICS = 1 + NQ + NV
 
 
-class HalfCheetah(Environment):
+class HalfCheetah(Robot):
     """A planar robot with two legs; it never falls in the sense of an end.
 
     Observation (20): positions but for the root's x, velocities, centre of mass (m, rad, s).
@@ -58,22 +58,10 @@ class HalfCheetah(Environment):
         self._simulator = Simulator(load_model("half_cheetah.xml", _scale_mass), threads)
         self._mass = _PlanarMass(self._simulator.model)
 
-    def check_tasks(self, tasks: Floats) -> None:
-        """Velocities >= 0, or directions -1 or 1."""
-        check_tasks(self.task, tasks)
-
     def start(self, tasks: Floats, noise: Floats) -> tuple[State, Floats]:
         """Near the model's initial pose, nearly at rest."""
         physics = start_physics(self._simulator.model.qpos0, NV, noise)
         state = np.hstack([physics, self._mass.position_and_speed(physics)[0]])
-        return state, self._observation(state, tasks)
-
-    def restart(
-        self, state: Floats, which: Flags, tasks: Floats, noise: Floats
-    ) -> tuple[State, Floats]:
-        """New episodes in `which`."""
-        state = state.copy()
-        state[which] = self.start(tasks[which], noise[which])[0]
         return state, self._observation(state, tasks)
 
     def step(self, state: Floats, actions: Floats, tasks: Floats) -> Transition:
@@ -90,12 +78,6 @@ class HalfCheetah(Environment):
         ended = np.zeros(len(state), dtype=bool)
         observation = self._observation(state, tasks)
         return Transition(state, observation, np.where(broken, 0.0, reward), ended, broken)
-
-    def frame(self, state: Floats, number: int, width: int = 480, height: int = 480) -> Any:
-        """Episode `number` as an image, uint8 ``[height, width, 3]``; see `render.frame`."""
-        from lightning_maml.rl.envs.render import frame
-
-        return frame(self._simulator.model, state[number, :PHYSICS], width, height)
 
     def _observation(self, state: Floats, tasks: Floats) -> Floats:
         seen = state[:, 2:]  # all but the clock and the root's x

@@ -5,13 +5,14 @@ positions, velocities).
 """
 
 import os
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from lightning_maml.rl.environment import Flags, Floats
+from lightning_maml.rl.environment import Environment, Flags, Floats, State
 from lightning_maml.rl.envs.extra import rl_extra
 
 with rl_extra():
@@ -125,6 +126,36 @@ class Simulator:
             sensordata=sensors,
         )
         return after[:, 0], sensors[:, 0]
+
+
+class Robot(Environment):
+    """What half-cheetah and ant share; a state is ``[n, ...]`` and begins with the physics."""
+
+    task: Task
+    _simulator: Simulator
+
+    def check_tasks(self, tasks: Floats) -> None:
+        """Velocities >= 0, or directions -1 or 1."""
+        check_tasks(self.task, tasks)
+
+    def restart(
+        self, state: Floats, which: Flags, tasks: Floats, noise: Floats
+    ) -> tuple[State, Floats]:
+        """New episodes in `which`."""
+        state = state.copy()
+        state[which] = self.start(tasks[which], noise[which])[0]
+        return state, self._observation(state, tasks)
+
+    def frame(self, state: Floats, number: int, width: int = 480, height: int = 480) -> Any:
+        """Episode `number` as an image, uint8 ``[height, width, 3]``; see `render.frame`."""
+        from lightning_maml.rl.envs.render import frame
+
+        model = self._simulator.model
+        return frame(model, state[number, : 1 + model.nq + model.nv], width, height)
+
+    @abstractmethod
+    def _observation(self, state: Floats, tasks: Floats) -> Floats:
+        """``[n, observation_size]``."""
 
 
 def _cores() -> int:
