@@ -30,7 +30,7 @@ from lightning_maml.models.batch_norm import with_episode_statistics
 from lightning_maml.run.callbacks import callbacks_for
 from lightning_maml.run.progress import TaskRate
 from lightning_maml.step_sizes import Learned, StepSizes
-from lightning_maml.task_curve import EvalResult, TaskCurve, summarize
+from lightning_maml.task_curve import EvalResult, TaskCurve, curve_values, summarize
 from lightning_maml.weights import weights_file
 
 
@@ -356,11 +356,8 @@ class MetaLearner(LightningModule):
         """Log what was collected; returns the mean metric after the last inner step."""
         result, _ = self.curve.collected()
         summary = summarize(result)
-        name = f"{stage}/{self.metric_name}"
-        self.log(name, summary.mean[-1], prog_bar=True)
-        values = {f"{name}_step{k}": mean for k, mean in enumerate(summary.mean)}
-        values[f"{name}_ci95"] = summary.ci95[-1]
-        values[f"{stage}/diverged"] = summary.diverged[-1].float()
+        self.log(f"{stage}/{self.metric_name}", summary.mean[-1], prog_bar=True)
+        values = curve_values(summary, stage, self.metric_name)
         self.log_dict(values | {"step": float(self.global_step)})
         return summary.mean[-1]
 

@@ -54,6 +54,15 @@ def summarize(result: EvalResult) -> CurveSummary:
     )
 
 
+def curve_values(summary: CurveSummary, stage: str, metric: str) -> dict[str, Tensor]:
+    """What is logged of a curve beside the mean after the last inner step, by name."""
+    name = f"{stage}/{metric}"
+    values = {f"{name}_step{k}": mean for k, mean in enumerate(summary.mean)}
+    values[f"{name}_ci95"] = summary.ci95[-1]
+    values[f"{stage}/diverged"] = summary.diverged[-1].float()
+    return values
+
+
 def _median(values: Tensor) -> Tensor:
     # torch.quantile interpolates, and inf - inf is NaN; torch.median takes the lower of two.
     ordered, count = values.sort(dim=-1).values, values.shape[-1]

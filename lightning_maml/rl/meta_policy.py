@@ -24,7 +24,7 @@ from lightning_maml.rl.trpo import Trpo
 from lightning_maml.run.callbacks import callbacks_for
 from lightning_maml.run.progress import TaskRate
 from lightning_maml.step_sizes import StepSizes
-from lightning_maml.task_curve import EvalResult, TaskCurve, summarize
+from lightning_maml.task_curve import EvalResult, TaskCurve, curve_values, summarize
 
 
 class Acted(NamedTuple):
@@ -259,10 +259,8 @@ class MetaPolicy(LightningModule):
     def _log_curve(self, stage: str) -> None:
         result, _ = self.curve.collected()
         summary = summarize(result)
-        name = f"{stage}/{self.metric_name}"
-        values = {f"{name}_step{k}": mean for k, mean in enumerate(summary.mean)}
-        values |= {name: summary.mean[-1], f"{name}_ci95": summary.ci95[-1]}
-        values[f"{stage}/diverged"] = summary.diverged[-1].float()
+        values = curve_values(summary, stage, self.metric_name)
+        values[f"{stage}/{self.metric_name}"] = summary.mean[-1]
         self.log_dict(values | {"step": float(self.global_step)})
 
 
