@@ -41,9 +41,9 @@ class MetaPolicy(LightningModule):
 
     Batches are `TaskBatch`es. The inner loop is REINFORCE with a linear baseline fitted to each
     task, the meta-optimizer TRPO (trpo.py). Training logs ``train/return`` after adaptation and
-    ``train/return_before``, ``train/kl``, ``train/accepted``, ``train/explained_variance``,
-    ``train/broken`` (episodes that could not be simulated), ``train/samples_per_s`` and the seconds
-    of each part. Validation and test log ``<stage>/return``, the mean over tasks after the last
+    ``train/return_before``, ``train/std`` (the policy's, before), ``train/kl``, ``train/accepted``,
+    ``train/explained_variance``, ``train/broken`` (episodes that could not be simulated),
+    ``train/samples_per_s`` and the seconds of each part. Validation and test log ``<stage>/return``, the mean over tasks after the last
     step, with ``_ci95`` and ``_step<k>`` as `MetaLearner`.
 
     Args:
@@ -61,7 +61,7 @@ class MetaPolicy(LightningModule):
         adapts: `fnmatch` patterns on the policy's parameters: what the inner loop changes.
         discount: of later rewards.
         gae_lambda: of generalised advantage estimates; 1: return minus baseline.
-        pooled: one baseline and one normalisation for all tasks of a batch together.
+        pooled: in training, one baseline and one normalisation for all tasks of a batch together.
         max_kl: TRPO's limit.
         cg_iterations: TRPO's iterations of conjugate gradient.
         damping: TRPO's damping.
@@ -133,7 +133,9 @@ class MetaPolicy(LightningModule):
         the result is minus the return. Shapes: both ``[inner_steps + 1, tasks]``.
         """
         steps = self.eval_inner_steps if inner_steps is None else inner_steps
-        acting = self._act(batch, steps, self.eval_trajectories, self.common_noise)
+        acting = self._act(
+            batch, steps, self.eval_trajectories, pooled=False, common_noise=self.common_noise
+        )
         returns = torch.stack([acted.paths.returns for acted in acting])
         return EvalResult(-returns, returns)
 
@@ -153,7 +155,7 @@ class MetaPolicy(LightningModule):
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """One meta-update: act, adapt, act, and a TRPO step."""
-        acted = list(self._act(batch, self.inner_steps, self.trajectories))
+        acted = list(self._act(batch, self.inner_steps, self.trajectories, self.pooled))
         if not all(bool(torch.isfinite(one.paths.returns).all()) for one in acted):
             raise FloatingPointError(
                 f"A policy gave actions that are not finite at meta-update {self.global_step + 1}; "
@@ -202,7 +204,12 @@ class MetaPolicy(LightningModule):
         return self.inner_loop.steps
 
     def _act(
-        self, batch: TaskBatch, inner_steps: int, trajectories: int, common_noise: bool = False
+        self,
+        batch: TaskBatch,
+        inner_steps: int,
+        trajectories: int,
+        pooled: bool,
+        common_noise: bool = False,
     ) -> Iterator[Acted]:
         """Rollouts after 0 .. `inner_steps` updates, each update on the rollout before it."""
         batch = TaskBatch(*(tensor.cpu() for tensor in batch))
@@ -215,7 +222,7 @@ class MetaPolicy(LightningModule):
                 inner_step=0 if common_noise else step,
             )  # fmt: skip
             sampled = time.perf_counter()
-            made = samples(paths, self.discount, self.gae_lambda, self.pooled)
+            made = samples(paths, self.discount, self.gae_lambda, pooled)
             if step < inner_steps:
                 loop = self.inner_loop
                 loop = replace(loop, step_sizes=self.later) if step else loop
@@ -233,6 +240,7 @@ class MetaPolicy(LightningModule):
         values = {
             "return_before": acted[0].paths.returns.mean(),
             "return": acted[-1].paths.returns.mean(),
+            "std": acted[0].paths.outputs.chunk(2, dim=-1)[1].exp().mean(),
             "explained_variance": acted[-1].samples.explained_variance.mean(),
             "broken": sum(one.paths.broken.sum() for one in acted),
             "samples_per_s": steps / sampling_s,
