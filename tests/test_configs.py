@@ -48,8 +48,24 @@ META_LEARNED = sorted(PAPER)
 # steps in evaluation, meta-updates.
 POLICIES = {
     "point": (20, 20, 100, 0.1, 4, 100),
+    "point_squared": (20, 20, 100, 0.1, 4, 100),
+    "point_context": (20, 20, 100, 0.1, 4, 100),
+    "cheetah_velocity": (40, 10, 200, 0.1, 3, 475),
     "cheetah_direction": (40, 20, 200, 0.1, 3, 100),
+    "cheetah_direction_context": (40, 20, 200, 0.1, 3, 100),
+    "ant_velocity": (40, 20, 200, 0.1, 3, 375),
+    "ant_direction": (40, 40, 200, 0.1, 3, 500),
 }
+# The same of one policy for all tasks, each trajectory in a task of its own.
+ONE_POLICY = {
+    "point_pretrained": (400, 1, 100, 0.5, 4, 100),
+    "cheetah_velocity_pretrained": (100, 1, 200, 0.02, 3, 1000),
+    "cheetah_direction_pretrained": (100, 1, 200, 0.2, 3, 1000),
+    "ant_velocity_pretrained": (100, 1, 200, 0.2, 3, 2000),
+    "ant_direction_pretrained": (100, 1, 200, 0.2, 3, 2000),
+}
+ORACLES = [name.replace("pretrained", "oracle") for name in ONE_POLICY]
+RL_TASKS = {"point": [[-0.5, -0.5], [0.5, 0.5]], "cheetah": [[0], [2]], "ant": [[0], [3]]}
 NETWORKS = {
     "sinusoid": {"in_features": 1, "out_features": 1, "hidden": [40, 40], "init": "pytorch"},
     "omniglot": {
@@ -83,9 +99,15 @@ SMALL = {  # flags for small data and little work
         "--model.eval_inner_steps=2",
     ],
 }
-SMALL["point"] = ["--data.meta_batch_size=2", "--data.val_tasks=2", "--model.trajectories=2"]
-SMALL["cheetah"] = SMALL["point"]
-NO_FILES = ("sinusoid", "point", "cheetah")  # their data need none
+SMALL["point"] = [
+    "--data.meta_batch_size=2",
+    "--data.val_tasks=2",
+    "--model.trajectories=2",
+    "--model.eval_trajectories=2",
+    "--model.environment.init_args.horizon=10",
+]
+SMALL["cheetah"] = SMALL["ant"] = SMALL["point"]
+NO_FILES = ("sinusoid", "point", "cheetah", "ant")  # their data need none
 TWO_STEPS = [
     "--trainer.max_steps=2",
     "--data.train_batches_per_epoch=2",
@@ -131,7 +153,8 @@ def n_way(name: str) -> int:
 
 
 def test_there_is_a_config_for_each_row_of_the_table() -> None:
-    assert sorted([*PAPER, *PRETRAINED, *MULTI_TASK, CLASSIFIER, *POLICIES]) == NAMES
+    acting = [*POLICIES, *ONE_POLICY, *ORACLES]
+    assert sorted([*PAPER, *PRETRAINED, *MULTI_TASK, CLASSIFIER, *acting]) == NAMES
 
 
 @pytest.mark.parametrize("name", META_LEARNED)
@@ -153,19 +176,65 @@ def test_numbers_are_those_of_the_paper(name) -> None:
     assert data["test_tasks"] == 600
 
 
-@pytest.mark.parametrize("name", sorted(POLICIES))
+@pytest.mark.parametrize("name", [*POLICIES, *ONE_POLICY])
 def test_policies_have_the_numbers_of_the_paper(name) -> None:
     config = load(name)
     model, data = (config[part]["init_args"] for part in ("model", "data"))
-    tasks, trajectories, horizon, alpha, steps, updates = POLICIES[name]
+    meta = name in POLICIES
+    tasks, trajectories, horizon, alpha, steps, updates = (POLICIES | ONE_POLICY)[name]
     assert (data["meta_batch_size"], model["trajectories"]) == (tasks, trajectories)
     assert model["environment"]["init_args"]["horizon"] == horizon
-    assert (model["inner_lr"], model["later_inner_lr"]) == (alpha, alpha / 2)
-    assert (model["inner_steps"], model["eval_inner_steps"]) == (1, steps)
+    later = 0.001 if name == "ant_direction" else alpha / 2
+    assert (model["inner_lr"], model["later_inner_lr"]) == (alpha, later)
+    assert (model["inner_steps"], model["eval_inner_steps"]) == (int(meta), steps)
+    assert model["pooled"] == (not meta)
+    evaluated = 8000 if name.startswith("ant_direction") else 4000  # time steps
+    assert model["eval_trajectories"] * horizon == evaluated
     assert (model["discount"], data["test_tasks"]) == (0.99, 40)
-    assert model["max_kl"] == (0.02 if name == "cheetah_direction" else 0.01)
-    assert model["policy"]["init_args"]["hidden"] == [100, 100]
+    assert model["max_kl"] == (0.02 if meta and name.startswith("cheetah_direction") else 0.01)
     assert config["trainer"]["max_steps"] == updates
+    policy = model["policy"]["init_args"]
+    if name.endswith("context"):
+        assert (model["adapts"], policy["size"]) == (["context"], 20)
+        policy = policy["model"]["init_args"]
+    assert policy["hidden"] == [100, 100]
+    if "direction" in name:
+        assert data["choices"] == [[-1], [1]]
+    else:
+        assert [data["low"], data["high"]] == RL_TASKS[name.partition("_")[0]]
+
+
+@pytest.mark.parametrize("task", ["point", "cheetah_direction"])
+def test_context_vector_of_policies_is_another_setting_of_the_inner_loop(task) -> None:
+    keys = differing(task, f"{task}_context")
+    assert {key for key in keys if not key.startswith("model.policy.")} == {"model.adapts"}
+
+
+@pytest.mark.parametrize("name", ONE_POLICY)
+def test_pretraining_policies_differs_in_named_keys(name) -> None:
+    more = {"cheetah_direction_pretrained": {"model.max_kl"}, "point_pretrained": set()}
+    task, local = name.removesuffix("_pretrained"), {"trainer.max_steps"}
+    assert differing(task, name) == more.get(name, set()) | (
+        set() if name == "point_pretrained" else local
+    ) | {
+        *(f"model.{key}" for key in ("inner_lr", "later_inner_lr", "inner_steps", "trajectories")),
+        *(f"model.{key}" for key in ("pooled", "tasks_at_once")),
+        "data.meta_batch_size",
+        "data.train_batches_per_epoch",
+    }
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_oracles_differ_from_pretraining_in_what_is_observed(name) -> None:
+    assert differing(name.replace("oracle", "pretrained"), name) == {
+        "model.environment.task_in_observation",
+        "model.policy.observation_size",
+        "model.eval_inner_steps",
+    }
+
+
+def test_the_reward_of_the_text_differs_in_the_reward() -> None:
+    assert differing("point", "point_squared") == {"model.environment.reward"}
 
 
 @pytest.mark.parametrize("name", META_LEARNED)
@@ -192,8 +261,8 @@ def test_networks_are_those_of_the_paper(name) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_config_says_what_alpha_acts_on(name) -> None:
-    (comment,) = re.findall(r"inner_lr: .*?# (.*)", (CONFIGS / f"{name}.yaml").read_text())
-    if name.startswith("sinusoid") or name == CLASSIFIER or name in POLICIES:
+    (comment,) = re.findall(r" inner_lr: .*?# (.*)", (CONFIGS / f"{name}.yaml").read_text())
+    if name.startswith("sinusoid") or name == CLASSIFIER or name.startswith(tuple(RL_TASKS)):
         assert "acts on the mean" in comment
         return
     (on_a_mean,) = re.findall(r"acts on N x mean, so ([\d.]+) would be the same", comment)
@@ -354,7 +423,15 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", NAMES)
+ALWAYS = {"point", "point_context", "cheetah_direction_oracle", "ant_velocity"}  # of the policies
+RUNS = [
+    pytest.param(name, marks=[pytest.mark.slow] if rl and name not in ALWAYS else [])
+    for name in NAMES
+    for rl in [name.startswith(tuple(RL_TASKS))]
+]
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_config_runs_through_the_entry_point(name, small_root, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     family = name.partition("_")[0]

@@ -6,10 +6,8 @@ settings (results.py), which settings the paper has, and which commands make it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 TEST_TASKS, PRECISION = 600, "32-true"
 
 
@@ -23,7 +21,8 @@ class Experiment:
         paper: the paper's settings; a result that has others is shown with them
         updates: the paper's number of meta-updates; None where it gives none
         config: name of the file in configs/, without its ending
-        checkpoint: of a run, the one that is tested: "best" on the validation tasks, or "last"
+        checkpoint: of a run, the one that is tested: "best" on the validation tasks, or "last";
+            empty where nothing is trained
         test_tasks: how many the paper has
         test_flags: what `test` is given beside the checkpoint
         fit_flags: what `fit` is given beside the config
@@ -41,16 +40,13 @@ class Experiment:
     test_tasks: int = TEST_TASKS
 
     @property
-    def there(self) -> bool:
-        """Whether the config is part of this version."""
-        return (CONFIGS / f"{self.config}.yaml").is_file()
-
-    @property
     def commands(self) -> tuple[str, ...]:
         """How to make it: fit, then test (of the config's newest run)."""
         data = () if self.config.startswith(("sinusoid", *RL_TASKS)) else DATA_FLAG
         fit = ("python train.py fit", f"--config configs/{self.config}.yaml", *self.fit_flags)
         test = ("python train.py test", f"--config configs/{self.config}.yaml")
+        if not self.checkpoint:
+            return (" ".join((*test, *data, *self.test_flags)),)
         more = (f"--ckpt_path {self.checkpoint}", *self.test_flags)
         return " ".join((*fit, *data)), " ".join((*test, *data, *more))
 
@@ -72,6 +68,20 @@ RL_UPDATES: Final = {
     "cheetah_direction": 100,
     "ant_velocity": 375,
     "ant_direction": 500,
+}
+PRETRAINING_UPDATES: Final = {
+    "point": 100,
+    "cheetah_velocity": 1000,
+    "cheetah_direction": 1000,
+    "ant_velocity": 2000,
+    "ant_direction": 2000,
+}
+RANDOM_STEP_SIZES: Final = {
+    "point": 0.5,
+    "cheetah_velocity": 0.1,
+    "cheetah_direction": 1.0,
+    "ant_velocity": 1.0,
+    "ant_direction": 1.0,
 }
 META_LEARNED = ("maml", "first_order", "context_vector")
 SINUSOID_MODEL = {"network.hidden": [40, 40], "data.x_range": [-5, 5]}
@@ -156,9 +166,9 @@ def _classifier(k_shot: int, method: str) -> Experiment:
 
 
 def _rl(task: str, method: str = "maml") -> Experiment:
-    """Sec. 5.3, App. A.2; the authors' number of meta-updates."""
+    """Sec. 5.3, App. A.2; the authors' numbers of meta-updates, and the step sizes they tuned."""
     name = task if method == "maml" else f"{task}_{method}"
-    return Experiment(
+    one = Experiment(
         name=name,
         method={"context": "context_vector"}.get(method, method),
         needs=RL_TASKS[task],
@@ -167,6 +177,13 @@ def _rl(task: str, method: str = "maml") -> Experiment:
         paper={"model.inner_lr": 0.1, "model.discount": 0.99} if method == "maml" else {},
         test_tasks=40,
     )
+    if method in ("pretrained", "oracle"):
+        return replace(one, updates=PRETRAINING_UPDATES[task])
+    if method == "random":  # a policy as it is drawn
+        alpha = RANDOM_STEP_SIZES[task]
+        flags = (f"--model.inner_lr {alpha:g}", f"--model.later_inner_lr {alpha / 2:g}")
+        return replace(one, config=task, updates=0, checkpoint="", test_flags=flags)
+    return one
 
 
 RL_METHODS = ("maml", "pretrained", "random", "oracle")

@@ -61,7 +61,7 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
 
 
 def draw_ours(axes: Axes, method: str, chosen: Chosen, most: int, top: float = np.inf) -> None:
-    """Mean and 95% CI after 0 .. `most` inner steps.
+    """Mean and 95% CI after 0 .. `most` inner steps; one without inner steps is a level.
 
     Where the mean is above `top` or not finite, an arrow stands at `top` instead, and the median
     is drawn as well. On a logarithmic axis the band ends at a tenth of the mean, since the
@@ -70,6 +70,8 @@ def draw_ours(axes: Axes, method: str, chosen: Chosen, most: int, top: float = n
     look, color = LOOKS[method], LOOKS[method].color
     steps = np.array([step for step in chosen.first.steps if step <= most])
     values = [chosen.value(int(step)) for step in steps]
+    if len(steps) == 1:
+        steps, values = np.array([0, most]), values * 2
     mean, half, median = (_floats(getattr(v, part) for v in values) for part in PARTS)
     off = ~(mean <= top)  # NaN as well
     mean[off] = np.nan

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from lightning_maml.paper.book import Book, Chosen
-from lightning_maml.paper.cells import EXPERIMENTS
 from lightning_maml.paper.contents import PARTS, Need, Part, needs
 from lightning_maml.paper.readings import readings
 from lightning_maml.paper.tables import DIVERGED, Entry, View
@@ -20,7 +19,7 @@ Numbers of ours are means over test tasks with their 95% confidence interval
 (1.96 s / sqrt(tasks)). Each links to its run: the command, device, versions, date, seed and number
 of test tasks. A result records the command of its test; above it stands the full run of its config,
 which a run with fewer meta-updates was not: it is marked with both numbers. An empty cell links to
-the commands that would fill it; "not yet" marks what this version does not have.
+the commands that would fill it.
 """
 
 
@@ -70,8 +69,7 @@ def readings_lines(figure: str, book: Book) -> str | None:
     rows = []
     for line in found.lines:
         filled = any(line.texts)
-        missing = "run it" if EXPERIMENTS[line.experiment].there else "not yet"
-        source = line.source if filled else f"{line.source} ([{missing}](#{line.experiment}))"
+        source = line.source if filled else f"{line.source} ([run it](#{line.experiment}))"
         rows.append([line.label, source, *(_escaped(text) for text in line.texts)])
     return table(["", "source", *(f"{step} steps" for step in found.steps)], rows)
 
@@ -80,8 +78,7 @@ def linked(entry: Entry) -> str:
     """Our number with a link to its run; without one, a link to the command."""
     if entry.experiment is None:
         return ""
-    missing = "run it" if entry.experiment.there else "not yet"
-    link = f"([{'run' if entry.ours else missing}](#{entry.experiment.name}))"
+    link = f"([{'run' if entry.ours else 'run it'}](#{entry.experiment.name}))"
     after = f" after {entry.shortened} meta-updates" if entry.shortened else ""
     return f"{_escaped(entry.ours)}{after} {link}".strip()
 
@@ -95,8 +92,9 @@ def run_lines(chosen: Chosen) -> str:
 
 def run_commands(chosen: Chosen) -> list[str]:
     """The recorded command of each test, and how its config is run in full."""
-    fit = f"{chosen.experiment.commands[0]}  # the config's full run"
-    return [fit, *(f"python {one.command}  # as recorded" for one in chosen.results)]
+    *fit, _ = chosen.experiment.commands
+    full = [f"{command}  # the config's full run" for command in fit]
+    return [*full, *(f"python {one.command}  # as recorded" for one in chosen.results)]
 
 
 def details(chosen: Chosen) -> list[str]:

@@ -6,7 +6,6 @@ from html import escape
 from pathlib import Path
 
 from lightning_maml.paper.book import Book, Chosen
-from lightning_maml.paper.cells import EXPERIMENTS
 from lightning_maml.paper.contents import PARTS, Need, Part
 from lightning_maml.paper.markdown import all_needs, details, run_commands
 from lightning_maml.paper.readings import readings
@@ -49,8 +48,7 @@ HEAD = """<p>Our numbers beside the paper's (Finn, Abbeel, Levine: Model-Agnosti
 Fast Adaptation of Deep Networks, ICML 2017). Numbers of ours are means over test tasks with their
 95% confidence interval, and link to their run: the command, device, versions, date, seed and number
 of test tasks. A run with fewer meta-updates than the paper's says so beside its number.
-&ldquo;Run it&rdquo; links to the commands that would fill an empty cell; &ldquo;not yet&rdquo;
-marks what this version does not have.</p>"""
+&ldquo;Run it&rdquo; links to the commands that would fill an empty cell.</p>"""
 
 
 def page(book: Book, command: str, figures: Mapping[str, Path]) -> str:
@@ -172,7 +170,7 @@ def _unknown(book: Book) -> str:
 
 
 def _run_it(name: str) -> str:
-    return _link(name, "run it" if EXPERIMENTS[name].there else "not yet")
+    return _link(name, "run it")
 
 
 def _link(name: str, text: str) -> str:

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from lightning_maml.paper import figure4, figure5
+from lightning_maml.paper import figure4, figure5, returns
 from lightning_maml.paper.book import Book
 from lightning_maml.paper.reported import AUTHORS_FILES, LOCOMOTION, REGRESSION, RETURNS, Curve
 from lightning_maml.paper.tables import shown
 
 OURS = "ours (95% CI)"
-TASK_OF = {panel: task for task, panel in (figure4.PANELS | figure5.PANELS).items()}
+PANELS = {"figure4": figure4.PANELS, "figure5": figure5.PANELS}
+TASK_OF = {panel: task for panels in PANELS.values() for task, panel in panels.items()}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ def readings(figure: str, book: Book) -> Readings | None:
         return None
     steps = (0, 1, 2, 5, 9) if curves[0] in REGRESSION else (0, 1, 2, 3)
     lines = []
-    for panel, method in dict.fromkeys((c.panel, c.method) for c in curves):
+    kinds = [(c.panel, c.method) for c in curves]  # then those that only we have
+    kinds += [(p, m) for p in PANELS.get(figure, {}).values() for m in returns.METHODS]
+    for panel, method in dict.fromkeys(kinds):
         name, label = _experiment(panel, method), f"{panel}: {method}"
         for one in (c for c in curves if (c.panel, c.method) == (panel, method)):
             lines.append(Reading(label, one.source, name, _texts(one, steps)))

@@ -130,7 +130,10 @@ def test_missing_cells_name_their_commands(tmp_path) -> None:
         "--data.k_shot 5 --data.support_range '[0, 5]'",
     )
     assert needs["omniglot_20way_5shot"].why == "no result"
-    assert needs["ant_velocity"].why.endswith("is not in this version")
+    assert needs["ant_velocity_random"].commands == (
+        "python train.py test --config configs/ant_velocity.yaml --model.inner_lr 1 "
+        "--model.later_inner_lr 0.5",
+    )
 
 
 def test_a_result_without_fits_or_steps_is_to_be_tested_again(tmp_path) -> None:
