@@ -16,6 +16,23 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 Program = Callable[..., Any]
 
+aten = torch.ops.aten
+ZEROS = {aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default}
+PRODUCTS = {aten.mul.Tensor, aten.mm.default, aten.bmm.default}  # zero where any factor is
+MOVES = {  # zero where what they take is
+    aten.alias.default,
+    aten.expand.default,
+    aten.neg.default,
+    aten.permute.default,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.t.default,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    aten.view.default,
+    aten._unsafe_view.default,
+}
+
 
 class Split:
     """``function(fixed, moving)`` as ``apply(prepare(fixed), moving)``.
@@ -47,6 +64,7 @@ class Split:
             return values
 
         whole = make_fx(functionalize(flat))(*fixed_leaves, *moving_leaves)
+        _drop_zeros(whole.graph)
         whole.graph.eliminate_dead_code()
         _share(whole.graph)
         halves = _halves(whole, count)
@@ -61,6 +79,40 @@ class Split:
         """The function's value."""
         values = self._apply(*prepared, *tree_flatten(moving)[0])
         return tree_unflatten(list(values), self._result_spec)
+
+
+def _drop_zeros(graph: fx.Graph) -> None:
+    """Add nothing that is zero whatever comes in, such as the tangents of what stands still."""
+    zero: set[fx.Node] = set()
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        among = [operand in zero for operand in node.all_input_nodes]
+        if (
+            node.target in ZEROS
+            or (node.target in MOVES and all(among))
+            or (node.target in PRODUCTS and any(among))
+        ):
+            zero.add(node)
+        elif node.target is aten.add.Tensor and any(among) and not node.kwargs:
+            one, other = node.args
+            kept = other if one in zero else one
+            if isinstance(kept, fx.Node) and _dtype(kept) == _dtype(node):
+                with graph.inserting_before(node):
+                    same = graph.call_function(aten.expand.default, (kept, list(_shape(node))))
+                    same.meta = node.meta
+                node.replace_all_uses_with(same)
+                graph.erase_node(node)
+                if kept in zero:
+                    zero.add(same)
+
+
+def _shape(node: fx.Node) -> torch.Size:
+    return node.meta["tensor_meta"].shape
+
+
+def _dtype(node: fx.Node) -> torch.dtype:
+    return node.meta["tensor_meta"].dtype
 
 
 def _share(graph: fx.Graph) -> None:

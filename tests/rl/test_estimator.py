@@ -194,3 +194,16 @@ def test_split_gives_the_same_product_for_other_places_and_vectors() -> None:
             torch.testing.assert_close(value, expected.adapted[name])
     assert any(node.target is torch.ops.aten.relu.default for node in split._prepare.graph.nodes)
     assert all(node.target is not torch.ops.aten.relu.default for node in split._apply.graph.nodes)
+
+
+def test_what_is_zero_whatever_comes_in_is_not_added() -> None:
+    def product(x, w):
+        still = torch.zeros_like(x) @ w.sin()  # zero, but not for its shape
+        return still.T.T + x @ w
+
+    x, w = torch.randn(4, 3), torch.randn(3, 2)
+    split = Split(product, x, w)
+    assert torch.equal(split.apply(split.prepare(x + 1), w - 1), (x + 1) @ (w - 1))
+    called = [str(node.target) for node in split._apply.graph.nodes if node.op == "call_function"]
+    assert called.count("aten.mm.default") == 1
+    assert "aten.sin.default" not in called
