@@ -14,8 +14,8 @@ from lightning_maml.rl.rollout import Look
 from lightning_maml.rl.trajectories import Watched
 from lightning_maml.run.figures import Picture, picture
 
-TASKS, TRAJECTORIES = 4, 3
-COLUMNS = 2
+TASKS, TRAJECTORIES, COLUMNS = 4, 2, 2
+STYLES = (("C0:", 1.0, "before adaptation"), ("C1-", 0.9, "after adaptation"))
 
 Tracks = Sequence[Sequence[Floats]]
 """Positions ``[steps + 1, 2]`` in some episodes of each task."""
@@ -55,21 +55,33 @@ def trajectories(goals: Floats, rollouts: Sequence[Tracks]) -> Picture:
     """A panel per task: its goal ``[tasks, 2]``, and tracks before and after adaptation."""
     columns = min(COLUMNS, len(goals))
     rows = -(-len(goals) // columns)
-    figure = Figure(figsize=(3.6 * columns, 3.4 * rows + 0.4), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    styles = (("C0:", 1.2, "before adaptation"), ("C1-", 1.4, "after adaptation"))
-    for number, (axes, goal) in enumerate(zip(grid.flatten(), goals, strict=False)):
-        for task_tracks, (style, width, label) in zip(rollouts, styles, strict=False):
-            for i, track in enumerate(task_tracks[number]):
-                axes.plot(*track.T, style, linewidth=width, label=None if i else label)
+    figure = Figure(figsize=(3.4 * columns, 3.4 * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    shown = grid.flatten()
+    limits = _limits([goals, *(track for one in rollouts for task in one for track in task)])
+    for number, (axes, goal) in enumerate(zip(shown, goals, strict=False)):
+        for one, (style, width, label) in zip(rollouts, STYLES, strict=False):
+            for track in one[number]:
+                (line,) = axes.plot(*track.T, style, linewidth=width)
+                (start,) = axes.plot(*track[0], "ko", markerfacecolor="white")
+            line.set_label(label)
+        start.set_label("start")
         axes.plot(*goal, "k*", markersize=13, markeredgecolor="white", label="goal")
-        axes.set_title(f"task {number}: ({goal[0]:.2f}, {goal[1]:.2f})", fontsize=9)
-        axes.set_aspect("equal")
+        axes.set_title(f"task {number}: goal ({goal[0]:.2f}, {goal[1]:.2f})", fontsize=9)
+        axes.set(xlabel="x", ylabel="y", xlim=limits, ylim=limits, aspect="equal")
         axes.grid(alpha=0.3)
-    for axes in grid.flatten()[len(goals) :]:
+        axes.label_outer()
+    for axes in shown[len(goals) :]:
         axes.axis("off")
-    figure.supxlabel("x")
-    figure.supylabel("y")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize="small")
+    handles, labels = shown[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize="small")
     return picture(figure)
+
+
+def _limits(points: Sequence[Floats]) -> tuple[float, float]:
+    """One range for both axes and all panels: tasks compare, and directions are true."""
+    every = np.concatenate([one.ravel() for one in points])
+    every = every[np.isfinite(every)]
+    low, high = float(every.min()), float(every.max())
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
