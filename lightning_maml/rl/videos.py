@@ -109,13 +109,15 @@ def videos(learner: Filmed, batch: TaskBatch) -> list[Video]:
         return [environment.frame(state, row, width=WIDTH, height=HEIGHT) for row in rows]
 
     watched = learner.watch(TaskBatch(*(part[chosen].cpu() for part in batch)), look)
-    labels = ("before adaptation", "after adaptation")
     made = []
     for place, task in enumerate(chosen):
-        reels = [_reel(one, place, every) for one in watched]
-        sides = [_labelled(*pair) for pair in zip(reels, labels, strict=False)]
-        returns = ", ".join(f"{_first_return(one, place):.1f}" for one in watched)
-        caption = f"task {batch.task[task].tolist()}: return {returns}"
+        numbers = ", ".join(f"{value:.3g}" for value in batch.task[task].tolist())
+        sides, labels = [], []
+        for one, when in zip(watched, ("before", "after"), strict=False):
+            labels.append(f"{when} adaptation: return {_first_return(one, place):.1f}")
+            reel = _reel(one, place, every)
+            sides.append(_labelled(reel, f"task {numbers}, {labels[-1]}"))
+        caption = f"task {numbers}, " + ", ".join(labels)
         made.append(Video(task, caption, _side_by_side(sides)))
     return made
 
