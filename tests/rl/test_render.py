@@ -39,7 +39,6 @@ def test_without_any_opengl_there_is_one_clear_line(monkeypatch) -> None:
     for name in ("egl", "osmesa"):
         monkeypatch.setitem(sys.modules, f"mujoco.{name}", types.ModuleType(name))
     monkeypatch.setenv("PYOPENGL_PLATFORM", "egl")
-    render._context.cache_clear()
     with pytest.raises(RuntimeError, match="Images need EGL or OSMesa") as raised:
-        render._context()
+        render._context.__wrapped__()  # past the cache, whose context drawings belong to
     assert "\n" not in str(raised.value)
