@@ -16,6 +16,10 @@ State = Any
 """Whatever an environment keeps of a batch of episodes; only the environment looks inside."""
 
 
+class DrawingError(RuntimeError):
+    """There is no way to draw on this machine; the message says in one line what is missing."""
+
+
 class Transition(NamedTuple):
     """What one step of each episode led to.
 
@@ -42,6 +46,14 @@ class Environment(ABC):
         task_size: length of a task vector (a goal, a velocity, a direction)
         start_size: how many standard normal numbers the start of an episode takes
         horizon: steps after which an episode is over in any case (H)
+
+    To be drawn, an environment may have one or both of these methods; they leave the state as it
+    is:
+
+    - ``positions(state) -> [n, 2]``, where each episode is in the plane, if a task is the goal
+      there. Runs then log figures of trajectories.
+    - ``frame(state, number, width, height) -> [height, width, 3]``, uint8, episode `number` as an
+      image; raises `DrawingError` where the machine cannot. For videos (`MetaPolicy`'s `render`).
     """
 
     observation_size: int

@@ -18,10 +18,13 @@ from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.rl.advantages import Samples, samples
 from lightning_maml.rl.environment import Environment
 from lightning_maml.rl.policy_engine import Curvature, PolicyEngine
-from lightning_maml.rl.rollout import sample
-from lightning_maml.rl.trajectories import Trajectories
+from lightning_maml.rl.rollout import Look, sample
+from lightning_maml.rl.trajectories import Trajectories, Watched
+from lightning_maml.rl.trajectory_figure import figures
 from lightning_maml.rl.trpo import Trpo
+from lightning_maml.rl.videos import Videos
 from lightning_maml.run.callbacks import callbacks_for
+from lightning_maml.run.figures import Picture
 from lightning_maml.run.progress import TaskRate
 from lightning_maml.step_sizes import StepSizes
 from lightning_maml.task_curve import EvalResult, TaskCurve, curve_values, summarize
@@ -45,7 +48,8 @@ class MetaPolicy(LightningModule):
     ``train/explained_variance``, ``train/broken`` (episodes that could not be simulated),
     ``train/samples_per_s`` and the seconds of each part. Validation and test log
     ``<stage>/return``, the mean over tasks after the last step, with ``_ci95`` and ``_step<k>`` as
-    `MetaLearner`.
+    `MetaLearner`. Validation draws the curve and, where the environment has positions in the plane,
+    trajectories in the first tasks before and after adaptation, for W&B and TensorBoard.
 
     Args:
         policy: a module that returns mean and log-std (policy.py).
@@ -70,6 +74,8 @@ class MetaPolicy(LightningModule):
         common_noise: in evaluation, take the same random numbers for each number of steps.
         tasks_at_once: tasks batched at a time in the gradients.
         compile: `torch.compile` the curvature products.
+        render: at each validation, write short videos of two tasks before and after adaptation
+            (videos.py) to the run's folder, and log them to W&B. Needs EGL or OSMesa.
 
     Raises:
         ValueError: naming the argument that is out of range or does not fit.
@@ -99,6 +105,7 @@ class MetaPolicy(LightningModule):
         common_noise: bool = False,
         tasks_at_once: int = 5,
         compile: bool = False,
+        render: bool = False,
     ) -> None:
         super().__init__()
         by_cli = _given_hyperparameters.get() is not None
@@ -113,12 +120,13 @@ class MetaPolicy(LightningModule):
         _check_shares(discount=discount, gae_lambda=gae_lambda)
         self.policy, self.environment = policy, environment
         _check_policy(policy, environment)
+        _check_render(render, environment)
         self.inner_loop = InnerLoop(inner_steps, StepSizes(float(inner_lr)), first_order)
         self.later = StepSizes(float(inner_lr if later_inner_lr is None else later_inner_lr))
         self.eval_inner_steps, self.trajectories = eval_inner_steps, trajectories
         self.eval_trajectories = trajectories if eval_trajectories is None else eval_trajectories
         self.discount, self.gae_lambda, self.pooled = discount, gae_lambda, pooled
-        self.common_noise = common_noise
+        self.common_noise, self.render = common_noise, render
         self._new_trpo = partial(Trpo, max_kl=max_kl, cg_iterations=cg_iterations, damping=damping)
         self.engine = PolicyEngine(policy, tuple(adapts), tasks_at_once, compile, curvature)
         self.curve = TaskCurve()
@@ -134,17 +142,32 @@ class MetaPolicy(LightningModule):
         the result is minus the return. Shapes: both ``[inner_steps + 1, tasks]``.
         """
         steps = self.eval_inner_steps if inner_steps is None else inner_steps
-        acting = self._act(
-            batch, steps, self.eval_trajectories, pooled=False, common_noise=self.common_noise
-        )
-        returns = torch.stack([acted.paths.returns for acted in acting])
+        returns = torch.stack([acted.paths.returns for acted in self._evaluation(batch, steps)])
         return EvalResult(-returns, returns)
+
+    def watch(self, batch: TaskBatch, look: Look) -> list[Watched]:
+        """Evaluation's rollouts before and after adaptation, with what `look` notes of each state.
+
+        Without inner steps there is but one.
+        """
+        noted: list[Any] = []
+        watched = []
+        acting = self._evaluation(batch, self.eval_inner_steps, lambda *at: noted.append(look(*at)))
+        for acted in acting:
+            watched.append(Watched(acted.paths, noted.copy()))
+            noted.clear()
+        return watched if len(watched) == 1 else [watched[0], watched[-1]]
+
+    def pictures(self, batch: TaskBatch) -> list[Picture]:
+        """Figures of the first tasks, where there is a way to draw them (trajectory_figure.py)."""
+        return figures(self.environment, batch, self.watch)
 
     # -- Lightning ------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuse Trainer settings that cannot work here; add what every run has (run/)."""
-        return callbacks_for(self.trainer)
+        videos = [Videos()] if self.render else []
+        return [*callbacks_for(self.trainer), *videos]
 
     def configure_optimizers(self) -> Any:
         """TRPO over the policy's parameters."""
@@ -204,6 +227,14 @@ class MetaPolicy(LightningModule):
         """Inner updates in training."""
         return self.inner_loop.steps
 
+    def _evaluation(
+        self, batch: TaskBatch, inner_steps: int, look: Look | None = None
+    ) -> Iterator[Acted]:
+        return self._act(
+            batch, inner_steps, self.eval_trajectories, pooled=False,
+            common_noise=self.common_noise, look=look,
+        )  # fmt: skip
+
     def _act(
         self,
         batch: TaskBatch,
@@ -211,8 +242,12 @@ class MetaPolicy(LightningModule):
         trajectories: int,
         pooled: bool,
         common_noise: bool = False,
+        look: Look | None = None,
     ) -> Iterator[Acted]:
-        """Rollouts after 0 .. `inner_steps` updates, each update on the rollout before it."""
+        """Rollouts after 0 .. `inner_steps` updates, each update on the rollout before it.
+
+        `look` is for the first and the last of them.
+        """
         batch = TaskBatch(*(tensor.cpu() for tensor in batch))
         self.environment.check_tasks(batch.task.double().numpy())
         theta = self.engine.initial(batch.tasks)
@@ -221,6 +256,7 @@ class MetaPolicy(LightningModule):
             paths = sample(
                 self.environment, self.engine.policies(theta), batch, trajectories,
                 inner_step=0 if common_noise else step,
+                look=look if step in (0, inner_steps) else None,
             )  # fmt: skip
             sampled = time.perf_counter()
             made = samples(paths, self.discount, self.gae_lambda, pooled)
@@ -303,4 +339,12 @@ def _check_policy(policy: nn.Module, environment: Environment) -> None:
         raise ValueError(
             f"`policy` must return [N, {wanted}] (mean and log-std of {environment.action_size} "
             f"numbers) for observations [N, {size}], got {shape} for N = 3."
+        )
+
+
+def _check_render(render: bool, environment: Environment) -> None:
+    if render and not callable(getattr(environment, "frame", None)):
+        raise ValueError(
+            "`render` must be false for an environment without a method `frame` "
+            f"(environment.py), as {type(environment).__name__} is, got {render}."
         )

@@ -2,18 +2,21 @@
 
 from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_maml.episode import TaskBatch
-from lightning_maml.rl.environment import Environment, Flags, Floats
+from lightning_maml.rl.environment import Environment, Flags, Floats, State
 from lightning_maml.rl.noise import EpisodeNoise
 from lightning_maml.rl.trajectories import Trajectories
 
 Policies = Callable[[Tensor], Tensor]
 """Observations of all tasks to outputs: ``[tasks, n, observation_size] -> [tasks, n, 2A]``."""
+Look = Callable[[int, State], Any]
+"""What is noted of a state, so many steps after the start."""
 
 
 class _Streams:
@@ -57,6 +60,7 @@ def sample(
     batch: TaskBatch,
     streams: int,
     inner_step: int = 0,
+    look: Look | None = None,
 ) -> Trajectories:
     """Trajectories of each task's policy in its task.
 
@@ -73,22 +77,31 @@ def sample(
         streams: episodes side by side in each task.
         inner_step: number of updates behind the policies: rollouts after another number of
             updates take fresh random numbers.
+        look: called with the states of all ``tasks * streams`` episodes, tasks first; where one
+            ends with its last state, and not with the first of the next in its place.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the environment's own threads have the cores
     try:
-        return _sample(environment, policies, batch, streams, inner_step)
+        return _sample(environment, policies, batch, streams, inner_step, look)
     finally:
         torch.set_num_threads(threads)
 
 
 def _sample(
-    environment: Environment, policies: Policies, batch: TaskBatch, streams: int, inner_step: int
+    environment: Environment,
+    policies: Policies,
+    batch: TaskBatch,
+    streams: int,
+    inner_step: int,
+    look: Look | None,
 ) -> Trajectories:
     run = _Streams(environment, batch, streams, inner_step)
     tasks, horizon = len(batch.task), environment.horizon
     state, observation = environment.start(run.tasks, run.start_noise)
     broken = np.zeros(run.n, np.int64)
+    if look is not None:
+        look(0, state)
     steps = []
     for t in count():
         seen = torch.from_numpy(observation.astype(np.float32))
@@ -98,6 +111,8 @@ def _sample(
         lost = ~np.isfinite(action).all(axis=-1)
         acted = np.where(lost[:, None], np.float32(0), action)
         state, observation, reward, ended, failed = environment.step(state, acted, run.tasks)
+        if look is not None:
+            look(t + 1, state)
         failed = (failed | lost) & run.alive
         broken += failed
         last = run.alive & (ended | failed | (run.age + 1 >= horizon))

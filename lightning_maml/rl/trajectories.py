@@ -1,6 +1,6 @@
 """What acting in a batch of tasks gives: streams of episodes, several side by side in each task."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -35,6 +35,11 @@ class Trajectories(NamedTuple):
         return int(self.valid.sum())
 
     @property
+    def first_lengths(self) -> Tensor:
+        """Steps of the first episode of each stream: ``[tasks, streams]``."""
+        return self.last.int().argmax(dim=-1) + 1
+
+    @property
     def returns(self) -> Tensor:
         """Mean over the episodes of each task of the sum of rewards: ``[tasks]``, float64.
 
@@ -42,3 +47,10 @@ class Trajectories(NamedTuple):
         """
         rewards = self.rewards.where(self.valid | self.last, 0).sum(dim=(1, 2))
         return rewards / self.last.sum(dim=(1, 2))
+
+
+class Watched(NamedTuple):
+    """A rollout, and what was noted of the states at its start and after each step."""
+
+    paths: Trajectories
+    noted: list[Any]

@@ -27,7 +27,7 @@ def inner_step_curve(mean: Sequence[float], ci95: Sequence[float], metric: str) 
     axes.set_ylabel(f"{metric} (mean, 95% CI)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    return _picture(figure)
+    return picture(figure)
 
 
 def fitted_curve(
@@ -50,7 +50,7 @@ def fitted_curve(
     axes.set_xlabel("x")
     axes.set_ylabel("y")
     figure.legend(loc="outside upper center", ncols=2, fontsize="small")
-    return _picture(figure)
+    return picture(figure)
 
 
 def classified_images(images: Tensor, true: Tensor, predicted: Tensor) -> Picture:
@@ -72,10 +72,11 @@ def classified_images(images: Tensor, true: Tensor, predicted: Tensor) -> Pictur
         right = bool(true[i] == predicted[i])
         color = "black" if right else "red"
         axes.set_title(f"{int(true[i])}, got {int(predicted[i])}", fontsize=8, color=color)
-    return _picture(figure)
+    return picture(figure)
 
 
-def _picture(figure: Figure) -> Picture:
+def picture(figure: Figure) -> Picture:
+    """A figure as pixels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

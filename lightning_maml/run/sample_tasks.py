@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from lightning_maml.episode import Episode
+from lightning_maml.episode import Episode, TaskBatch
 from lightning_maml.run.figures import Picture, classified_images, fitted_curve, inner_step_curve
 from lightning_maml.run.fits import drawable
 from lightning_maml.task_curve import TaskCurve, summarize
@@ -24,23 +24,27 @@ class Adapting(Protocol):
     def outputs(self, episode: Episode) -> Tensor:
         """``[inner steps + 1, tasks, query examples, ...]``."""
 
+    def pictures(self, batch: TaskBatch) -> list[Picture]:
+        """Of those tasks that the learner chooses; only where batches are `TaskBatch`es."""
+
 
 class SampleTasks(Callback):
     """Draws the validation curve over inner steps, and the first validation tasks.
 
     Tasks are drawn where there is a way to: images with their classes, regressions of one number
-    on one number. They are the same tasks at each validation.
+    on one number. Learners that act in tasks draw them themselves. They are the same tasks at each
+    validation.
     """
 
     def __init__(self) -> None:
-        self._first: Episode | None = None
+        self._first: Episode | TaskBatch | None = None
 
     def on_validation_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Episode,
+        batch: Episode | TaskBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -48,10 +52,12 @@ class SampleTasks(Callback):
         wanted = batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking
         if wanted and isinstance(batch, Episode):
             self._first = Episode(*(part[:TASKS] for part in batch))
+        elif wanted and isinstance(batch, TaskBatch):
+            self._first = batch
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw and log."""
-        learner, episode, self._first = cast(Adapting, pl_module), self._first, None
+        learner, first, self._first = cast(Adapting, pl_module), self._first, None
         result, _ = learner.curve.collected()  # of all processes: each must ask
         loggers = [one for one in trainer.loggers if shows_figures(one)]
         if not loggers or not trainer.is_global_zero or trainer.sanity_checking:
@@ -59,11 +65,17 @@ class SampleTasks(Callback):
         summary = summarize(result)
         curve = inner_step_curve(summary.mean.tolist(), summary.ci95.tolist(), learner.metric_name)
         pictures = {"val/curve": [curve]}
-        if episode is not None and (tasks := draw(episode, learner.outputs(episode))):
+        if first is not None and (tasks := _drawn(learner, first)):
             pictures["val/tasks"] = tasks
         for logger in loggers:
             for name, images in pictures.items():
                 _show(logger, name, images, trainer.global_step)
+
+
+def _drawn(learner: Adapting, tasks: Episode | TaskBatch) -> list[Picture]:
+    if isinstance(tasks, TaskBatch):
+        return learner.pictures(tasks)
+    return draw(tasks, learner.outputs(tasks))
 
 
 def shows_figures(logger: Logger) -> bool:

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("mujoco", reason="needs the extra `rl`")
 pytest.importorskip("gymnasium", reason="needs the extra `rl`")
 
+from lightning_maml.rl.environment import DrawingError
 from lightning_maml.rl.envs import Ant, HalfCheetah, render
 
 
@@ -20,7 +21,7 @@ def test_frame_shows_the_episode_asked_for(robot) -> None:
     state, _ = environment.start(np.ones((2, 1)), noise)
     try:
         level, other = (environment.frame(state, i, width=96, height=64) for i in range(2))
-    except RuntimeError as error:
+    except DrawingError as error:
         pytest.skip(str(error))
     assert level.shape == other.shape == (64, 96, 3)
     assert level.dtype == np.uint8
@@ -38,7 +39,6 @@ def test_without_any_opengl_there_is_one_clear_line(monkeypatch) -> None:
     for name in ("egl", "osmesa"):
         monkeypatch.setitem(sys.modules, f"mujoco.{name}", types.ModuleType(name))
     monkeypatch.setenv("PYOPENGL_PLATFORM", "egl")
-    render._context.cache_clear()
     with pytest.raises(RuntimeError, match="Images need EGL or OSMesa") as raised:
-        render._context()
+        render._context.__wrapped__()  # past the cache, whose context drawings belong to
     assert "\n" not in str(raised.value)

@@ -68,5 +68,9 @@ class Point(Environment):
         broken = np.zeros(len(tasks), dtype=bool)
         return Transition(position, self._observation(position, tasks), reward, ended, broken)
 
+    def positions(self, state: Floats) -> Floats:
+        """Where each point is, for figures: ``[n, 2]``."""
+        return state
+
     def _observation(self, position: Floats, tasks: Floats) -> Floats:
         return np.hstack([position, tasks]) if self.task_in_observation else position

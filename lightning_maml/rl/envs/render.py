@@ -1,5 +1,6 @@
 """Images of a MuJoCo state, without a display."""
 
+import atexit
 import os
 import platform
 from functools import lru_cache
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maml.rl.environment import Floats
+from lightning_maml.rl.environment import DrawingError, Floats
 from lightning_maml.rl.envs.extra import rl_extra
 
 with rl_extra():
@@ -23,7 +24,7 @@ def frame(model: Any, physics: Floats, width: int, height: int) -> npt.NDArray[n
         physics: ``[1 + nq + nv]``, clock, positions, velocities.
 
     Raises:
-        RuntimeError: where neither EGL nor OSMesa works.
+        DrawingError: where neither EGL nor OSMesa works.
     """
     data = mujoco.MjData(model)
     mujoco.mj_setState(model, data, physics, mujoco.mjtState.mjSTATE_FULLPHYSICS)
@@ -31,6 +32,7 @@ def frame(model: Any, physics: Floats, width: int, height: int) -> npt.NDArray[n
     _context().make_current()
     drawing = _drawing(model, width, height)
     scene = mujoco.MjvScene(model, maxgeom=1000)
+    scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0  # four fifths of the time without a GPU
     camera = mujoco.MjvCamera()
     camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
     mujoco.mjv_updateScene(
@@ -62,10 +64,19 @@ def _context() -> Any:
     for name in choices:
         before = os.environ.get("PYOPENGL_PLATFORM")
         try:
-            return import_module(f"mujoco.{name}").GLContext(640, 480)
+            context = import_module(f"mujoco.{name}").GLContext(640, 480)
+            atexit.register(_free, context)
+            return context
         except Exception as error:  # missing libraries show in many ways
             problems.append(f"{name}: {type(error).__name__}: {error}")
             os.environ.pop("PYOPENGL_PLATFORM")
             if before is not None:
                 os.environ["PYOPENGL_PLATFORM"] = before
-    raise RuntimeError("Images need EGL or OSMesa. " + "; ".join(problems).replace("\n", " "))
+    raise DrawingError("Images need EGL or OSMesa. " + "; ".join(problems).replace("\n", " "))
+
+
+def _free(context: Any) -> None:
+    """Before the interpreter ends: PyOpenGL cannot do it while that goes on, and would say so."""
+    context.make_current()
+    _drawing.cache_clear()
+    context.free()
