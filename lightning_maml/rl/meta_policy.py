@@ -43,8 +43,9 @@ class MetaPolicy(LightningModule):
     task, the meta-optimizer TRPO (trpo.py). Training logs ``train/return`` after adaptation and
     ``train/return_before``, ``train/std`` (the policy's, before), ``train/kl``, ``train/accepted``,
     ``train/explained_variance``, ``train/broken`` (episodes that could not be simulated),
-    ``train/samples_per_s`` and the seconds of each part. Validation and test log ``<stage>/return``, the mean over tasks after the last
-    step, with ``_ci95`` and ``_step<k>`` as `MetaLearner`.
+    ``train/samples_per_s`` and the seconds of each part. Validation and test log
+    ``<stage>/return``, the mean over tasks after the last step, with ``_ci95`` and ``_step<k>`` as
+    `MetaLearner`.
 
     Args:
         policy: a module that returns mean and log-std (policy.py).
@@ -208,7 +209,7 @@ class MetaPolicy(LightningModule):
         batch: TaskBatch,
         inner_steps: int,
         trajectories: int,
-        pooled: bool,
+        pooled: bool = False,
         common_noise: bool = False,
     ) -> Iterator[Acted]:
         """Rollouts after 0 .. `inner_steps` updates, each update on the rollout before it."""

@@ -25,6 +25,7 @@ from lightning_maml.rl.meta_objective import (
     policy_losses,
 )
 from lightning_maml.rl.partial_evaluation import Split
+from lightning_maml.rl.policy_loss import filled_up
 from lightning_maml.rl.rollout import Policies
 
 Curvature = Literal["exact", "finite_differences"]
@@ -113,8 +114,15 @@ class PolicyEngine:
         return {name: torch.cat([part[name] for part in parts]) for name in theta}
 
     def problem(self, loop: InnerLoop, rollouts: Rollouts, reduce: Reduce) -> MetaProblem:
-        """The meta-update on samples of all tasks; `reduce` averages a vector over processes."""
-        return MetaProblem(self, loop, rollouts, reduce)
+        """The meta-update on samples of all tasks; `reduce` averages a vector over processes.
+
+        The products' programs are made for one number of samples, which takes seconds. Where
+        episodes end early it differs each time, so we fill up to two significant digits.
+        """
+        most = max(rollout.query_x.shape[1] for rollout in rollouts)
+        digit = 10 ** max(len(str(most)) - 2, 0)
+        n = -(-most // digit) * digit
+        return MetaProblem(self, loop, [filled_up(rollout, n) for rollout in rollouts], reduce)
 
     def split(self, loop: InnerLoop, fixed: Any, u: MetaParams) -> Split:
         """The Fisher product of a chunk, summed over its tasks, prepared for many vectors."""
