@@ -17,6 +17,7 @@ from lightning_maml.fingerprint import task_digests
 from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.rl.advantages import Samples, samples
 from lightning_maml.rl.environment import Environment
+from lightning_maml.rl.environment_checks import check_environment, check_tasks
 from lightning_maml.rl.policy_engine import Curvature, PolicyEngine
 from lightning_maml.rl.rollout import sample
 from lightning_maml.rl.trajectories import Trajectories
@@ -112,6 +113,7 @@ class MetaPolicy(LightningModule):
         )
         _check_shares(discount=discount, gae_lambda=gae_lambda)
         self.policy, self.environment = policy, environment
+        check_environment(environment)
         _check_policy(policy, environment)
         self.inner_loop = InnerLoop(inner_steps, StepSizes(float(inner_lr)), first_order)
         self.later = StepSizes(float(inner_lr if later_inner_lr is None else later_inner_lr))
@@ -214,7 +216,7 @@ class MetaPolicy(LightningModule):
     ) -> Iterator[Acted]:
         """Rollouts after 0 .. `inner_steps` updates, each update on the rollout before it."""
         batch = TaskBatch(*(tensor.cpu() for tensor in batch))
-        self.environment.check_tasks(batch.task.double().numpy())
+        check_tasks(self.environment, batch.task.double().numpy())
         theta = self.engine.initial(batch.tasks)
         for step in range(inner_steps + 1):
             start = time.perf_counter()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_maml.episode import TaskBatch
 from lightning_maml.rl.environment import Environment, Flags, Floats
+from lightning_maml.rl.environment_checks import check_seen, check_start, check_step
 from lightning_maml.rl.streams import Streams
 from lightning_maml.rl.trajectories import Trajectories
 
@@ -35,6 +36,7 @@ class _Acted(NamedTuple):
     broken: np.ndarray
 
 
+@torch.no_grad()
 def sample(
     environment: Environment,
     policies: Policies,
@@ -63,26 +65,41 @@ def sample(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the environment's own threads have the cores
     try:
-        if not isinstance(policies, DividedPolicies):
-            return _joined([_act(environment, policies, batch, streams, inner_step)], batch.tasks)
         several = environment.side_by_side()[: batch.tasks]
+        if len(several) < 2 or not isinstance(policies, DividedPolicies):
+            return _joined([_act(environment, policies, batch, streams, inner_step)], batch.tasks)
         bounds = [batch.tasks * i // len(several) for i in range(len(several) + 1)]
         parts = [slice(*pair) for pair in pairwise(bounds)]
         batches = [TaskBatch(*(values[part] for values in batch)) for part in parts]
         divided = [policies.part(part) for part in parts]
         with ThreadPoolExecutor(len(parts)) as pool:
-            acted = pool.map(_act, several, divided, batches, repeat(streams), repeat(inner_step))
-            return _joined(list(acted), batch.tasks, pool.map)
+
+            def each(function: Callable[..., Any], *args: Iterable[Any]) -> Iterable[Any]:
+                return pool.map(_as_here(function), *args)
+
+            acted = each(_act, several, divided, batches, repeat(streams), repeat(inner_step))
+            return _joined(list(acted), batch.tasks, each)
     finally:
         torch.set_num_threads(threads)
 
 
-@torch.no_grad()
+def _as_here(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for another thread, in which gradients would be on and inference mode off."""
+    inference = torch.is_inference_mode_enabled()
+
+    def there(*args: Any) -> Any:
+        with torch.inference_mode(inference), torch.no_grad():
+            return function(*args)
+
+    return there
+
+
 def _act(
     environment: Environment, policies: Policies, batch: TaskBatch, streams: int, inner_step: int
 ) -> _Acted:
     run = Streams(environment, batch, streams, inner_step)
     state, observation = environment.start(run.tasks, run.start_noise)
+    check_start(environment, observation, run.n)
     seen = np.empty(0, np.float32)
     broken, nothing = np.zeros(run.n, np.int64), np.zeros(run.n)
     steps: list[tuple[Any, ...]] = []
@@ -90,7 +107,11 @@ def _act(
         seen = run.everywhere(observation.astype(np.float32), seen)
         output = policies(torch.from_numpy(seen).view(batch.tasks, streams, -1)).view(run.n, -1)
         output, action, lost = _actions(output, run.noise())
+        if lost.any():
+            check_seen(environment, seen[lost & run.alive])
         moved = environment.step(state, action[run.on], run.tasks[run.on])
+        if t == 0:
+            check_step(environment, moved, run.n)
         state, observation = moved.state, moved.observation
         reward = np.where(lost, np.nan, run.everywhere(moved.reward, nothing))
         ended = run.everywhere(moved.ended, lost)
