@@ -60,31 +60,64 @@ def normalised(values: Tensor, weight: Tensor) -> Tensor:
     return centred * weight / (deviation + 1e-8)
 
 
+class _Valid:
+    """Where the valid steps of each task are, so that only they are carried on.
+
+    Shapes: `valid` is ``[tasks, slots, T]``; N is the largest count of valid steps of a task.
+    """
+
+    def __init__(self, valid: Tensor) -> None:
+        flat = valid.flatten(1)
+        count = flat.sum(dim=1, keepdim=True)
+        self.shape, n = valid.shape, max(int(count.max()), 1)
+        self.whole = bool(flat.all())  # nothing to leave out
+        self.weight = (torch.arange(n) < count).double()
+        # Stable: valid steps to the front, in their order.
+        self.place = (~flat).byte().argsort(dim=1, stable=True)[:, :n]
+
+    def kept(self, values: Tensor) -> Tensor:
+        """``[tasks, slots, T, ...] -> [tasks, N, ...]``."""
+        flat = values.flatten(1, 2)
+        if self.whole:
+            return flat
+        return flat[torch.arange(len(flat))[:, None], self.place]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """``[tasks, N] -> [tasks, slots, T]``, 0 where nothing was kept."""
+        if self.whole:
+            return values.view(self.shape)
+        everywhere = values.new_zeros(len(values), self.shape[1] * self.shape[2])
+        return everywhere.scatter(1, self.place, values).view(self.shape)
+
+
 def samples(
     paths: Trajectories, discount: float, gae_lambda: float, pooled: bool = False
 ) -> Samples:
-    """Fit the baseline, and make of each step an example for the policy losses.
+    """Fit the baseline, and make of each valid step an example for the policy losses.
 
-    Baseline and normalisation are those of each task; `pooled`: of all tasks together.
+    N is the largest number of valid steps of a task; those of the others are filled up with
+    examples of weight 0. Baseline and normalisation are those of each task; `pooled`: of all tasks
+    together.
     """
-    tasks = len(paths.valid)
-    weight = paths.valid.double()
+    valid = _Valid(paths.valid)
     rewards = paths.rewards.where(paths.valid, 0)
-    returns = discounted(rewards, paths.last, discount)
+    returns = valid.kept(discounted(rewards, paths.last, discount))
+    x, age, weight = valid.kept(paths.observations), valid.kept(paths.age), valid.weight
 
-    def flat(values: Tensor) -> Tensor:
-        """``[tasks, slots, T, ...] -> [tasks, N, ...]``, or one task of all."""
-        return values.reshape(1 if pooled else tasks, -1, *values.shape[3:])
+    def joined(values: Tensor) -> Tensor:
+        """``[tasks, N, ...]``, or one task of all."""
+        return values.flatten(0, 1)[None] if pooled else values
 
-    x = flat(linear_baseline.features(paths.observations.double(), paths.age.double()))
-    coefficients = linear_baseline.fit(x, flat(returns), flat(weight))
-    values = linear_baseline.predict(coefficients, x)
-    values = values.reshape(returns.shape)
-    estimates = advantages(rewards, values, paths.last, discount, gae_lambda)
-    advantage = normalised(flat(estimates), flat(weight)).reshape(weight.shape)
-    y = Targets(paths.actions, advantage.float(), weight.float(), paths.outputs).packed()
-    x, y = (v.reshape(tasks, -1, v.shape[-1]) for v in (paths.observations, y))
-    explained = _explained(flat(returns), flat(values), flat(weight))
+    known = joined(linear_baseline.features(x.double(), age.double()))
+    coefficients = linear_baseline.fit(known, joined(returns), joined(weight))
+    values = linear_baseline.predict(coefficients, known)
+    explained = _explained(joined(returns), values, joined(weight))
+    values = valid.spread(values.reshape(weight.shape))
+    estimates = valid.kept(advantages(rewards, values, paths.last, discount, gae_lambda))
+    advantage = normalised(joined(estimates), joined(weight)).reshape(weight.shape)
+    y = Targets(
+        valid.kept(paths.actions), advantage.float(), weight.float(), valid.kept(paths.outputs)
+    ).packed()
     return Samples(Episode(x, y, x, y), explained)
 
 

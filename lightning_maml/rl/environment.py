@@ -5,6 +5,7 @@ same numbers give the same episode.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,3 +91,19 @@ class Environment(ABC):
         `actions` ``[n, action_size]`` are on the policy's scale, where -1 and 1 are the bounds of
         what the environment can do; larger ones are clipped. `state` is not used again.
         """
+
+    # -- optional: what makes acting faster -----------------------------------------------------
+
+    def select(self, state: State, which: Flags) -> State | None:
+        """The state of the episodes in `which` ``[n]`` alone; None: they cannot be told apart.
+
+        With it, episodes that are over need not be stepped until the longest is.
+        """
+        return None
+
+    def side_by_side(self) -> Sequence["Environment"]:
+        """Environments like this one that may be called at the same time, from different threads.
+
+        By default this one only.
+        """
+        return (self,)

@@ -17,6 +17,7 @@ from lightning_maml.fingerprint import task_digests
 from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.rl.advantages import Samples, samples
 from lightning_maml.rl.environment import Environment
+from lightning_maml.rl.environment_checks import check_environment, check_tasks
 from lightning_maml.rl.policy_engine import Curvature, PolicyEngine
 from lightning_maml.rl.rollout import Look, sample
 from lightning_maml.rl.trajectories import Trajectories, Watched
@@ -119,6 +120,7 @@ class MetaPolicy(LightningModule):
         )
         _check_shares(discount=discount, gae_lambda=gae_lambda)
         self.policy, self.environment = policy, environment
+        check_environment(environment)
         _check_policy(policy, environment)
         _check_render(render, environment)
         self.inner_loop = InnerLoop(inner_steps, StepSizes(float(inner_lr)), first_order)
@@ -249,7 +251,7 @@ class MetaPolicy(LightningModule):
         `look` is for the first and the last of them.
         """
         batch = TaskBatch(*(tensor.cpu() for tensor in batch))
-        self.environment.check_tasks(batch.task.double().numpy())
+        check_tasks(self.environment, batch.task.double().numpy())
         theta = self.engine.initial(batch.tasks)
         for step in range(inner_steps + 1):
             start = time.perf_counter()

@@ -25,7 +25,8 @@ from lightning_maml.rl.meta_objective import (
     policy_losses,
 )
 from lightning_maml.rl.partial_evaluation import Split
-from lightning_maml.rl.rollout import Policies
+from lightning_maml.rl.policy_loss import filled_up
+from lightning_maml.rl.task_policies import TaskPolicies
 
 Curvature = Literal["exact", "finite_differences"]
 Reduce = Callable[[Tensor], Tensor]
@@ -84,18 +85,11 @@ class PolicyEngine:
         """theta of each task before adaptation: ``[tasks, ...]`` each."""
         return {n: p.expand(tasks, *p.shape) for n, p in self.meta().adapted.items()}
 
-    def policies(self, theta: Params) -> Policies:
+    def policies(self, theta: Params) -> TaskPolicies:
         """Each task's policy with its own theta ``[tasks, ...]``, for observations on the CPU."""
         tensors = module_tensors(self.policy, self.adapts)
         held = {n: p.detach() for n, p in tensors.held.items()}
-
-        def one(theta: Params, x: Tensor) -> Tensor:
-            there = {**theta, **held, **tensors.frozen, **tensors.buffers}
-            return torch.func.functional_call(self.policy, there, (x,))
-
-        device = next(iter(theta.values())).device
-        every = vmap(one)
-        return lambda x: every(theta, x.to(device)).cpu()
+        return TaskPolicies(self.policy, theta, {**held, **tensors.frozen, **tensors.buffers})
 
     def update(self, loop: InnerLoop, theta: Params, samples: Episode, step: int) -> Params:
         """theta of each task after an inner step on its samples ``[tasks, N, ...]``."""
@@ -113,8 +107,15 @@ class PolicyEngine:
         return {name: torch.cat([part[name] for part in parts]) for name in theta}
 
     def problem(self, loop: InnerLoop, rollouts: Rollouts, reduce: Reduce) -> MetaProblem:
-        """The meta-update on samples of all tasks; `reduce` averages a vector over processes."""
-        return MetaProblem(self, loop, rollouts, reduce)
+        """The meta-update on samples of all tasks; `reduce` averages a vector over processes.
+
+        The products' programs are made for one number of samples, which takes seconds. Where
+        episodes end early it differs each time, so we fill up to two significant digits.
+        """
+        most = max(rollout.query_x.shape[1] for rollout in rollouts)
+        digit = 10 ** max(len(str(most)) - 2, 0)
+        n = -(-most // digit) * digit
+        return MetaProblem(self, loop, [filled_up(rollout, n) for rollout in rollouts], reduce)
 
     def split(self, loop: InnerLoop, fixed: Any, u: MetaParams) -> Split:
         """The Fisher product of a chunk, summed over its tasks, prepared for many vectors."""

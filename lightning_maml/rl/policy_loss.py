@@ -9,8 +9,10 @@ the policy that sampled it. So a task of samples is an `Episode` like any other,
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_maml.episode import Episode
 from lightning_maml.rl.policy import kl, log_prob
 
 
@@ -35,6 +37,14 @@ def targets(y: Tensor) -> Targets:
     """The columns of ``y [..., 3A + 2]``."""
     size = (y.shape[-1] - 2) // 3
     return Targets(y[..., :size], y[..., size], y[..., size + 1], y[..., size + 2 :])
+
+
+def filled_up(samples: Episode, n: int) -> Episode:
+    """Samples ``[tasks, N, ...]`` with zeros, so weights of 0, after them: ``[tasks, n, ...]``."""
+    if samples.query_x.shape[1] == n:
+        return samples
+    x, y = (F.pad(v, (0, 0, 0, n - v.shape[1])) for v in (samples.query_x, samples.query_y))
+    return Episode(x, y, x, y)
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

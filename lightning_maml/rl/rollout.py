@@ -1,8 +1,9 @@
 """Acting: trajectories of a policy per task, in all tasks at once (Alg. 3, lines 5 and 8)."""
 
-from collections.abc import Callable
-from itertools import count
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, pairwise, repeat
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from lightning_maml.episode import TaskBatch
 from lightning_maml.rl.environment import Environment, Flags, Floats, State
-from lightning_maml.rl.noise import EpisodeNoise
+from lightning_maml.rl.environment_checks import check_seen, check_start, check_step
+from lightning_maml.rl.streams import Streams
 from lightning_maml.rl.trajectories import Trajectories
 
 Policies = Callable[[Tensor], Tensor]
@@ -19,38 +21,21 @@ Look = Callable[[int, State], Any]
 """What is noted of a state, so many steps after the start."""
 
 
-class _Streams:
-    """Which episode runs in each stream, how old it is, and its noise; ``n`` streams in all."""
+@runtime_checkable
+class DividedPolicies(Protocol):
+    """`Policies` that can be had for some of the tasks; the parts may act at the same time."""
 
-    def __init__(self, environment: Environment, batch: TaskBatch, streams: int, inner_step: int):
-        self.tasks = np.repeat(batch.task.double().numpy(), streams, axis=0)
-        self.of_task = np.repeat(np.arange(len(batch.task)), streams)
-        self.streams, self.n = streams, len(self.tasks)
-        sizes = environment.start_size, environment.action_size, environment.horizon
-        self.source = EpisodeNoise(batch.key.numpy(), inner_step, *sizes)
-        self.start_noise = np.empty((self.n, sizes[0]), np.float32)
-        self.action_noise = np.empty((self.n, sizes[2], sizes[1]), np.float32)
-        self.number = np.tile(np.arange(streams), len(batch.task))
-        self.age = np.zeros(self.n, np.int64)
-        self.alive = np.ones(self.n, bool)
-        self.rows = np.arange(self.n)
-        self._draw(self.alive)
+    def part(self, tasks: slice) -> Policies:
+        """Those of some tasks."""
 
-    def begin(self, which: Flags) -> None:
-        """The next episode of each stream in `which`."""
-        self.number[which] += self.streams
-        self.age[which] = 0
-        self._draw(which)
 
-    def noise(self) -> Floats:
-        """For the actions of this step, ``[n, action_size]``."""
-        last = self.action_noise.shape[1] - 1  # streams that are over take any
-        return self.action_noise[self.rows, np.minimum(self.age, last)]
+class _Acted(NamedTuple):
+    """What some tasks gave: at each step the columns of `Trajectories`, ``[n, ...]`` each, but for
+    the last column.
+    """
 
-    def _draw(self, which: Flags) -> None:
-        for i in np.flatnonzero(which):
-            drawn = self.source.draw(int(self.of_task[i]), int(self.number[i]))
-            self.start_noise[i], self.action_noise[i] = drawn
+    steps: list[tuple[Any, ...]]
+    broken: np.ndarray
 
 
 @torch.no_grad()
@@ -71,7 +56,9 @@ def sample(
     step is not valid, and its reward is NaN.
 
     Args:
-        environment: what to act in.
+        environment: what to act in. If it is to be had several times (`side_by_side`), and the
+            policies in parts (`DividedPolicies`), the tasks are divided among threads: the policy
+            acts in one part while another is simulated.
         policies: outputs for observations on this process's CPU.
         batch: the tasks; all random numbers follow from their keys.
         streams: episodes side by side in each task.
@@ -83,55 +70,110 @@ def sample(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the environment's own threads have the cores
     try:
-        return _sample(environment, policies, batch, streams, inner_step, look)
+        several = environment.side_by_side()[: batch.tasks] if look is None else []
+        if len(several) < 2 or not isinstance(policies, DividedPolicies):
+            acted = _act(environment, policies, batch, streams, inner_step, look)
+            return _joined([acted], batch.tasks)
+        bounds = [batch.tasks * i // len(several) for i in range(len(several) + 1)]
+        parts = [slice(*pair) for pair in pairwise(bounds)]
+        batches = [TaskBatch(*(values[part] for values in batch)) for part in parts]
+        divided = [policies.part(part) for part in parts]
+        with ThreadPoolExecutor(len(parts)) as pool:
+
+            def each(function: Callable[..., Any], *args: Iterable[Any]) -> Iterable[Any]:
+                return pool.map(_as_here(function), *args)
+
+            all_acted = each(_act, several, divided, batches, repeat(streams), repeat(inner_step))
+            return _joined(list(all_acted), batch.tasks, each)
     finally:
         torch.set_num_threads(threads)
 
 
-def _sample(
+def _as_here(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for another thread, in which gradients would be on and inference mode off."""
+    inference = torch.is_inference_mode_enabled()
+
+    def there(*args: Any) -> Any:
+        with torch.inference_mode(inference), torch.no_grad():
+            return function(*args)
+
+    return there
+
+
+def _act(
     environment: Environment,
     policies: Policies,
     batch: TaskBatch,
     streams: int,
     inner_step: int,
-    look: Look | None,
-) -> Trajectories:
-    run = _Streams(environment, batch, streams, inner_step)
-    tasks, horizon = len(batch.task), environment.horizon
+    look: Look | None = None,
+) -> _Acted:
+    run = Streams(environment, batch, streams, inner_step)
     state, observation = environment.start(run.tasks, run.start_noise)
-    broken = np.zeros(run.n, np.int64)
     if look is not None:
         look(0, state)
-    steps = []
+    check_start(environment, observation, run.n)
+    seen = np.empty(0, np.float32)
+    broken, nothing = np.zeros(run.n, np.int64), np.zeros(run.n)
+    steps: list[tuple[Any, ...]] = []
     for t in count():
-        seen = torch.from_numpy(observation.astype(np.float32))
-        output = policies(seen.view(tasks, streams, -1)).view(run.n, -1)
-        mean, log_std = output.numpy().reshape(run.n, 2, -1).swapaxes(0, 1)
-        action = mean + np.exp(log_std) * run.noise()
-        lost = ~np.isfinite(action).all(axis=-1)
-        acted = np.where(lost[:, None], np.float32(0), action)
-        state, observation, reward, ended, failed = environment.step(state, acted, run.tasks)
+        seen = run.everywhere(observation.astype(np.float32), seen)
+        output = policies(torch.from_numpy(seen).view(batch.tasks, streams, -1)).view(run.n, -1)
+        output, action, lost = _actions(output, run.noise())
+        if lost.any():
+            check_seen(environment, seen[lost & run.alive])
+        moved = environment.step(state, action[run.on], run.tasks[run.on])
+        if t == 0:
+            check_step(environment, moved, run.n)
+        state, observation = moved.state, moved.observation
         if look is not None:
             look(t + 1, state)
-        failed = (failed | lost) & run.alive
+        reward = np.where(lost, np.nan, run.everywhere(moved.reward, nothing))
+        ended = run.everywhere(moved.ended, lost)
+        failed = (run.everywhere(moved.broken, lost) | lost) & run.alive
         broken += failed
-        last = run.alive & (ended | failed | (run.age + 1 >= horizon))
-        output = torch.where(torch.from_numpy(lost)[:, None], torch.zeros(()), output)
-        steps.append((seen, acted, output, np.where(lost, np.nan, reward), run.age.copy(), last,
-                      run.alive & ~lost))  # fmt: skip
+        last = run.alive & (ended | failed | (run.age + 1 >= environment.horizon))
+        steps.append((seen, action, output, reward, run.age.copy(), last, run.alive & ~lost))
         run.age += 1
-        again = last & (t + 1 < horizon)
+        again = last & (t + 1 < environment.horizon)
         run.alive &= ~last | again
         if not run.alive.any():
             break
         if again.any():
             run.begin(again)
             state, observation = environment.restart(state, again, run.tasks, run.start_noise)
-    columns = [_stacked(column, tasks, streams) for column in zip(*steps, strict=True)]
-    columns.append(torch.from_numpy(broken.reshape(tasks, streams).sum(axis=1)))
-    return Trajectories(*columns)
+        elif last.any() and look is None:  # which sees all
+            state, observation = run.leave_out(environment, state, observation)
+    return _Acted(steps, broken.reshape(batch.tasks, streams).sum(axis=1))
 
 
-def _stacked(steps: tuple[Tensor | np.ndarray, ...], tasks: int, streams: int) -> Tensor:
-    stacked = torch.stack([torch.as_tensor(step) for step in steps], dim=1)
-    return stacked.view(tasks, streams, len(steps), *stacked.shape[2:])
+def _actions(output: Tensor, noise: Floats) -> tuple[Tensor, Floats, Flags]:
+    """Outputs and actions ``[n, ...]``, and which of them are not finite: these become 0."""
+    mean, log_std = np.split(output.numpy(), 2, axis=1)
+    action = mean + np.exp(log_std) * noise
+    lost = ~np.isfinite(action).all(axis=-1)
+    if lost.any():
+        action[lost] = 0
+        output = torch.where(torch.from_numpy(lost)[:, None], torch.zeros(()), output)
+    return output, action, lost
+
+
+def _joined(
+    parts: Sequence[_Acted], tasks: int, each: Callable[..., Iterable[Any]] = map
+) -> Trajectories:
+    """All tasks; `each` is `map`, or that of a pool of threads."""
+    longest = max(len(part.steps) for part in parts)
+    rows = np.cumsum([0, *(len(part.steps[0][0]) for part in parts)]).tolist()
+    first = [torch.as_tensor(value) for value in parts[0].steps[0]]
+    columns = [one.new_empty(rows[-1], longest, *one.shape[1:]) for one in first]
+
+    def fill(part: _Acted, begin: int, end: int) -> None:
+        for column, values in zip(columns, zip(*part.steps, strict=True), strict=True):
+            tensors = [torch.as_tensor(value) for value in values]
+            torch.stack(tensors, dim=1, out=column[begin:end, : len(values)])
+            column[begin:end, len(values) :] = 0
+
+    list(each(fill, parts, rows[:-1], rows[1:]))
+    broken = torch.from_numpy(np.concatenate([part.broken for part in parts]))
+    by_task = [column.view(tasks, -1, *column.shape[1:]) for column in columns]
+    return Trajectories._make([*by_task, broken])

@@ -2,10 +2,17 @@
 
 import numpy as np
 import torch
+from torch.nn.utils import parameters_to_vector
 
+from lightning_maml.episode import Episode
+from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.rl import linear_baseline
 from lightning_maml.rl.advantages import advantages, discounted, normalised, samples
+from lightning_maml.rl.policy import GaussianMLP
+from lightning_maml.rl.policy_engine import PolicyEngine
+from lightning_maml.rl.policy_loss import targets
 from lightning_maml.rl.trajectories import Trajectories
+from lightning_maml.step_sizes import StepSizes
 
 
 def no_end(*shape):
@@ -99,3 +106,90 @@ def test_normalised_ignores_what_has_no_weight() -> None:
     values = torch.tensor([[1.0, 3.0, 100.0]])
     found = normalised(values, torch.tensor([[1.0, 1.0, 0.0]]))
     torch.testing.assert_close(found, torch.tensor([[-1.0, 1.0, 0.0]]))
+
+
+def ended_early():
+    """Three tasks whose streams end at 12 different places, one with a lost step inside."""
+    ends = torch.tensor([[6, 9, 11, 4], [12, 7, 8, 3], [5, 5, 5, 6]])
+    valid = torch.arange(12) < ends[..., None]
+    valid[0, 1, 4] = False
+    rewards = torch.randn(3, 4, 12, generator=torch.Generator().manual_seed(4)).double()
+    last = torch.arange(12) == ends[..., None] - 1
+    last[0, 1, 4] = last[1, 0, 5] = True
+    return paths(valid, rewards)._replace(last=last)
+
+
+def advantages_by_loops(given, discount, gae_lambda):
+    """Of the valid steps of each task, in order, before they are normalised."""
+    for task in range(len(given.valid)):
+        where = [tuple(place) for place in given.valid[task].nonzero().tolist()]
+        o = np.array([given.observations[task][w].tolist() for w in where])
+        t = np.array([[given.age[task][w].item() / 100] for w in where])
+        a = np.hstack([o, o**2, t, t**2, t**3, np.ones_like(t)])  # no observation is above 10
+        returns, found, follows = {}, {}, {}
+        for s, k in reversed(where):
+            on = (s, k + 1) in returns and not given.last[task, s, k]
+            after = returns[s, k + 1] if on else 0.0
+            returns[s, k] = given.rewards[task, s, k].item() + discount * after
+        y = np.array([returns[w] for w in where])
+        value = dict(
+            zip(where, a @ np.linalg.solve(a.T @ a + 1e-5 * np.eye(8), a.T @ y), strict=True)
+        )
+        for s, k in reversed(where):
+            on = (s, k + 1) in value and not given.last[task, s, k]
+            error = given.rewards[task, s, k].item() - value[s, k]
+            error += discount * value[s, k + 1] if on else 0.0
+            follows[s, k] = error + (discount * gae_lambda * follows[s, k + 1] if on else 0.0)
+            found[s, k] = follows[s, k]
+        yield where, np.array([found[w] for w in where])
+
+
+def test_only_valid_steps_are_kept_in_their_order() -> None:
+    given = ended_early()
+    made = samples(given, 0.9, 0.8).episode
+    counts = given.valid.sum(dim=(1, 2)).tolist()
+    assert made.query_x.shape[1] == max(counts) == 30
+    for task, (where, expected) in enumerate(advantages_by_loops(given, 0.9, 0.8)):
+        x, y = made.query_x[task], targets(made.query_y[task])
+        assert y.weight.tolist() == [1.0] * counts[task] + [0.0] * (30 - counts[task])
+        s, k = torch.tensor(where).T
+        assert torch.equal(x[: counts[task]], given.observations[task, s, k])
+        assert torch.equal(y.action[: counts[task]], given.actions[task, s, k])
+        assert torch.equal(y.sampled_by[: counts[task]], given.outputs[task, s, k])
+        expected = (expected - expected.mean()) / (expected.std() + 1e-8)
+        np.testing.assert_allclose(y.advantage[: counts[task]], expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_leaving_the_rest_out_changes_no_loss_gradient_or_product() -> None:
+    """Against the same samples where they were in the streams, with anything in between."""
+    given, generator = ended_early(), torch.Generator().manual_seed(5)
+    kept = samples(given, 0.9, 0.8).episode
+    x, y = (torch.randn(3, 48, v.shape[-1], generator=generator) for v in kept[:2])
+    y[..., 2] = 0  # the weight
+    for task in range(3):
+        count = int(given.valid[task].sum())
+        place = given.valid[task].flatten().nonzero()[:, 0]
+        x[task, place], y[task, place] = kept.query_x[task, :count], kept.query_y[task, :count]
+    policy = GaussianMLP(2, 1, (5, 5)).double()
+    loop, engine = InnerLoop(1, StepSizes(0.1)), PolicyEngine(policy, tasks_at_once=3)
+    direction = torch.randn(len(parameters_to_vector(engine.parameters())), generator=generator)
+    found = []
+    for episode in (kept, Episode(x, y, x, y)):
+        once = Episode(*(v.double() for v in episode))
+        problem = engine.problem(loop, [once, once], lambda vector: vector)
+        gradient, loss = problem.gradient()
+        product = problem.fisher_product(direction.double())
+        found.append([gradient, product, torch.tensor([loss, *problem.loss_and_kl()])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        assert one.abs().max() > 1e-3
+
+
+def test_pooled_statistics_are_those_of_all_valid_steps() -> None:
+    y = targets(samples(ended_early(), 0.9, 0.8, pooled=True).episode.query_y)
+    one = y.advantage[y.weight == 1].double()
+    assert len(one) == ended_early().valid.sum()
+    assert abs(one.mean()) < 1e-6
+    assert abs(one.std(correction=0) - 1) < 1e-6
+    assert not y.advantage[y.weight == 0].any()

@@ -3,11 +3,14 @@
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from torch.nn.utils import parameters_to_vector
 
 from datamodules import RLTasks
+from lightning_maml.episode import Episode
 from lightning_maml.models import ContextVector
 from lightning_maml.rl import GaussianMLP, MetaPolicy
 from lightning_maml.rl.envs import Point
+from lightning_maml.rl.meta_objective import fisher_product, gradient
 
 
 def learner(**settings):
@@ -79,7 +82,7 @@ def problem(**settings):
     for name, parameter in model.policy.named_parameters():
         if name.endswith("bias"):  # at 0, a start at the origin is on the kinks of all ReLUs
             torch.nn.init.uniform_(parameter, -0.5, 0.5)
-    rollouts = [one.samples.episode for one in model._act(batch(4), 1, 5)]
+    rollouts = [one.samples.episode for one in model._act(batch(4), 1, 5, pooled=False)]
     model.double()
     rollouts = [type(r)(*(t.double() for t in r)) for r in rollouts]
     return model.engine.problem(model.inner_loop, rollouts, lambda vector: vector)
@@ -98,6 +101,35 @@ def test_chunks_of_tasks_give_the_same_gradient_and_product() -> None:
 
 
 @torch.no_grad()
+def test_problem_filled_up_is_the_mean_over_tasks_and_shares_its_program() -> None:
+    """101 to 108 samples are filled up to 110: one program, and the same values."""
+    model = learner(trajectories=5)
+    rollouts = [one.samples.episode for one in model._act(batch(3), 1, 7)]
+    model.double()
+    engine, loop = model.engine, model.inner_loop
+    losses, meta = engine.losses(), engine.meta()
+    for count in (101, 108):
+        cut = [Episode(*(v[:, :count].double() for v in r)) for r in rollouts]
+        problem = engine.problem(loop, cut, lambda vector: vector)
+        found, loss = problem.gradient()
+        product = problem.fisher_product(found)
+        tasks = [[Episode(*(v[k] for v in r)) for r in cut] for k in range(3)]
+        several = [gradient(loop, losses.inner, losses.surrogate, meta, task) for task in tasks]
+        exact = {"rtol": 1e-10, "atol": 1e-13}
+        assert loss == pytest.approx(sum(one[1].item() for one in several) / 3, rel=1e-10)
+        expected = sum(flat(one[0]) for one in several) / 3
+        torch.testing.assert_close(found, expected, **exact)
+        u = problem._meta(found)
+        expected = sum(flat(fisher_product(loop, losses, meta, task, u)) for task in tasks) / 3
+        torch.testing.assert_close(product, expected, **exact)
+    assert len(engine._programs) == 1
+
+
+def flat(meta):
+    return parameters_to_vector([*meta.adapted.values(), *meta.held.values()])
+
+
+@torch.no_grad()
 def test_finite_differences_are_near_the_exact_product() -> None:
     exact, differences = problem(), problem(curvature="finite_differences")
     before = torch.cat([p.flatten() for p in differences.engine.parameters()])
@@ -113,7 +145,7 @@ def test_context_vector_alone_adapts() -> None:
     model = MetaPolicy(policy, Point(horizon=20), adapts=["context"], trajectories=5)
     theta = model.engine.initial(3)
     assert list(theta) == ["context"]
-    acted = next(iter(model._act(batch(3), 1, 5)))
+    acted = next(iter(model._act(batch(3), 1, 5, pooled=False)))
     after = model.engine.update(model.inner_loop, theta, acted.samples.episode, 0)
     assert list(after) == ["context"]
     assert not torch.equal(after["context"], theta["context"])

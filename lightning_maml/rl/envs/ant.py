@@ -106,16 +106,20 @@ class Ant(Robot):
         x velocity ``[n]``, and where it could be computed.
         """
         moved, sensors = self._sensing.step(physics, controls)
-        contacts, centre, velocity, axes = np.split(sensors, np.cumsum([117, 3, 3]), axis=1)
-        force, torque, place = np.split(contacts.reshape(-1, BODIES - 1, 9), 3, axis=2)
+        contacts = sensors[:, :117].reshape(-1, BODIES - 1, 9)
+        centre, velocity, axes = sensors[:, 117:120], sensors[:, 120], sensors[:, 123:]
+        force, torque = contacts[..., :3], contacts[..., 3:6]
+        arm = contacts[..., 6:] - centre[:, None]
         # The sensors tell what a body does to the ground; that on the world itself stays 0.
         external = np.zeros((len(physics), BODIES, 6))
-        external[:, 1:, :3] = -torque - np.cross(place - centre[:, None], force)
+        for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):  # the cross product of arm and force
+            turning = arm[..., j] * force[..., k] - arm[..., k] * force[..., j]
+            external[:, 1:, i] = -torque[..., i] - turning
         external[:, 1:, 3:] = -force
         rotation = axes.reshape(-1, 3, 3).swapaxes(1, 2).reshape(-1, 9)
-        clipped = np.clip(external, -1.0, 1.0).reshape(-1, CONTACTS)
+        clipped = external.clip(-1.0, 1.0, out=external).reshape(-1, CONTACTS)
         sensed = np.hstack([clipped, rotation, centre])
-        return sensed, velocity[:, 0], went_on(physics, moved) & np.isfinite(sensed).all(axis=-1)
+        return sensed, velocity, went_on(physics, moved) & np.isfinite(sensed).all(axis=-1)
 
 
 def _as_the_authors(spec: Any) -> None:

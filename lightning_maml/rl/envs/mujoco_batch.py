@@ -6,9 +6,10 @@ positions, velocities).
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -133,6 +134,7 @@ class Robot(Environment):
 
     task: Task
     _simulator: Simulator
+    _halves: tuple[Environment, Environment] | None = None
 
     def check_tasks(self, tasks: Floats) -> None:
         """Velocities >= 0, or directions -1 or 1."""
@@ -145,6 +147,26 @@ class Robot(Environment):
         state = state.copy()
         state[which] = self.start(tasks[which], noise[which])[0]
         return state, self._observation(state, tasks)
+
+    def select(self, state: Floats, which: Flags) -> State:
+        """Those rows."""
+        return state[which]
+
+    def side_by_side(self) -> Sequence[Environment]:
+        """Two, with half of the threads each, if there are several threads."""
+        if self._simulator.threads == 1:
+            return (self,)
+        if self._halves is None:
+            self._halves = self._half(), self._half()
+        return self._halves
+
+    def _half(self) -> Self:
+        """A copy whose simulators have half of the threads, rounded up."""
+        half = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Simulator):
+                setattr(half, name, Simulator(value.model, -(-value.threads // 2)))
+        return half
 
     def frame(self, state: Floats, number: int, width: int = 480, height: int = 480) -> Any:
         """Episode `number` as an image, uint8 ``[height, width, 3]``; see `render.frame`."""

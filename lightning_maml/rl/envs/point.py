@@ -58,6 +58,10 @@ class Point(Environment):
         position = np.where(which[:, None], 0.0, state)
         return position, self._observation(position, tasks)
 
+    def select(self, state: Floats, which: Flags) -> Floats:
+        """Their positions."""
+        return state[which]
+
     def step(self, state: Floats, actions: Floats, tasks: Floats) -> Transition:
         """Move by ``SPEED * actions``, clipped."""
         position = state + SPEED * np.clip(actions, -1.0, 1.0)
