@@ -82,7 +82,8 @@ def samples(
     values = values.reshape(returns.shape)
     estimates = advantages(rewards, values, paths.last, discount, gae_lambda)
     advantage = normalised(flat(estimates), flat(weight)).reshape(weight.shape)
-    y = Targets(paths.actions, advantage.float(), weight.float(), paths.outputs).packed()
+    dtype = paths.outputs.dtype
+    y = Targets(paths.actions, advantage.to(dtype), weight.to(dtype), paths.outputs).packed()
     x, y = (v.reshape(tasks, -1, v.shape[-1]) for v in (paths.observations, y))
     explained = _explained(flat(returns), flat(values), flat(weight))
     return Samples(Episode(x, y, x, y), explained)

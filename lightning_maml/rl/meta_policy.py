@@ -23,6 +23,7 @@ from lightning_maml.rl.trajectories import Trajectories
 from lightning_maml.rl.trpo import Trpo
 from lightning_maml.run.callbacks import callbacks_for
 from lightning_maml.run.progress import TaskRate
+from lightning_maml.run.trainer_checks import check_policy_trainer
 from lightning_maml.step_sizes import StepSizes
 from lightning_maml.task_curve import EvalResult, TaskCurve, curve_values, summarize
 
@@ -143,6 +144,7 @@ class MetaPolicy(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuse Trainer settings that cannot work here; add what every run has (run/)."""
+        check_policy_trainer(self.trainer)
         return callbacks_for(self.trainer)
 
     def configure_optimizers(self) -> Any:
@@ -156,7 +158,8 @@ class MetaPolicy(LightningModule):
     def training_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """One meta-update: act, adapt, act, and a TRPO step."""
         acted = list(self._act(batch, self.inner_steps, self.trajectories, self.pooled))
-        if not all(bool(torch.isfinite(one.paths.returns).all()) for one in acted):
+        finite = all(bool(torch.isfinite(one.paths.returns).all()) for one in acted)
+        if not self.trainer.strategy.reduce_boolean_decision(finite):  # or the others would wait
             raise FloatingPointError(
                 f"A policy gave actions that are not finite at meta-update {self.global_step + 1}; "
                 "the weights are those before it. Try a smaller `inner_lr`, now "
@@ -250,7 +253,10 @@ class MetaPolicy(LightningModule):
         }
         local = torch.tensor([float(value) for value in values.values()], device=self.device)
         mean = self.trainer.strategy.reduce(local, reduce_op="mean").tolist()
-        self.watched = dict(zip(values, mean, strict=True)) | {
+        self.watched = dict(zip(values, mean, strict=True))
+        for count in ("broken", "samples_per_s"):  # of all processes together
+            self.watched[count] *= self.trainer.world_size
+        self.watched |= {
             "loss": report.loss_after,
             "kl": report.kl,
             "tries": report.tries,

@@ -85,7 +85,10 @@ class PolicyEngine:
         return {n: p.expand(tasks, *p.shape) for n, p in self.meta().adapted.items()}
 
     def policies(self, theta: Params) -> Policies:
-        """Each task's policy with its own theta ``[tasks, ...]``, for observations on the CPU."""
+        """Each task's policy with its own theta ``[tasks, ...]``, for observations on the CPU.
+
+        Outputs have the dtype of theta.
+        """
         tensors = module_tensors(self.policy, self.adapts)
         held = {n: p.detach() for n, p in tensors.held.items()}
 
@@ -93,9 +96,8 @@ class PolicyEngine:
             there = {**theta, **held, **tensors.frozen, **tensors.buffers}
             return torch.func.functional_call(self.policy, there, (x,))
 
-        device = next(iter(theta.values())).device
-        every = vmap(one)
-        return lambda x: every(theta, x.to(device)).cpu()
+        like, every = next(iter(theta.values())), vmap(one)
+        return lambda x: every(theta, x.to(like)).to(like.dtype).cpu()
 
     def update(self, loop: InnerLoop, theta: Params, samples: Episode, step: int) -> Params:
         """theta of each task after an inner step on its samples ``[tasks, N, ...]``."""

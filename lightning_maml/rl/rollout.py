@@ -68,7 +68,7 @@ def sample(
 
     Args:
         environment: what to act in.
-        policies: outputs for observations on this process's CPU.
+        policies: outputs for observations on this process's CPU; actions have their dtype.
         batch: the tasks; all random numbers follow from their keys.
         streams: episodes side by side in each task.
         inner_step: number of updates behind the policies: rollouts after another number of
@@ -91,7 +91,7 @@ def _sample(
     broken = np.zeros(run.n, np.int64)
     steps = []
     for t in count():
-        seen = torch.from_numpy(observation.astype(np.float32))
+        seen = torch.tensor(observation)
         output = policies(seen.view(tasks, streams, -1)).view(run.n, -1)
         mean, log_std = output.numpy().reshape(run.n, 2, -1).swapaxes(0, 1)
         action = mean + np.exp(log_std) * run.noise()
@@ -102,7 +102,8 @@ def _sample(
         broken += failed
         last = run.alive & (ended | failed | (run.age + 1 >= horizon))
         output = torch.where(torch.from_numpy(lost)[:, None], torch.zeros(()), output)
-        steps.append((seen, acted, output, np.where(lost, np.nan, reward), run.age.copy(), last,
+        reward = np.where(lost, np.nan, reward)
+        steps.append((seen.to(output), acted, output, reward, run.age.copy(), last,
                       run.alive & ~lost))  # fmt: skip
         run.age += 1
         again = last & (t + 1 < horizon)

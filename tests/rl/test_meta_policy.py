@@ -25,20 +25,24 @@ def batch(tasks=10):
     return data().samplers["val"](0, tasks)
 
 
+def trainer(tmp_path, steps, **settings):
+    options = {
+        "accelerator": "cpu",
+        "max_steps": steps,
+        "max_epochs": -1,
+        "default_root_dir": tmp_path,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "limit_val_batches": 0,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(**options | settings)
+
+
 def fitted(model, tmp_path, steps, **settings):
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        max_epochs=-1,
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(model, data(**settings))
+    trainer(tmp_path, steps).fit(model, data(**settings))
     return model
 
 
@@ -79,7 +83,7 @@ def problem(**settings):
     for name, parameter in model.policy.named_parameters():
         if name.endswith("bias"):  # at 0, a start at the origin is on the kinks of all ReLUs
             torch.nn.init.uniform_(parameter, -0.5, 0.5)
-    rollouts = [one.samples.episode for one in model._act(batch(4), 1, 5)]
+    rollouts = [one.samples.episode for one in model._act(batch(4), 1, 5, pooled=False)]
     model.double()
     rollouts = [type(r)(*(t.double() for t in r)) for r in rollouts]
     return model.engine.problem(model.inner_loop, rollouts, lambda vector: vector)
@@ -113,7 +117,7 @@ def test_context_vector_alone_adapts() -> None:
     model = MetaPolicy(policy, Point(horizon=20), adapts=["context"], trajectories=5)
     theta = model.engine.initial(3)
     assert list(theta) == ["context"]
-    acted = next(iter(model._act(batch(3), 1, 5)))
+    acted = next(iter(model._act(batch(3), 1, 5, pooled=False)))
     after = model.engine.update(model.inner_loop, theta, acted.samples.episode, 0)
     assert list(after) == ["context"]
     assert not torch.equal(after["context"], theta["context"])
