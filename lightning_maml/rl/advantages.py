@@ -67,10 +67,10 @@ def samples(
 
     Baseline and normalisation are those of each task; `pooled`: of all tasks together.
     """
+    paths = _without_padding(paths)
     tasks = len(paths.valid)
     weight = paths.valid.double()
-    rewards = paths.rewards.where(paths.valid, 0)
-    returns = discounted(rewards, paths.last, discount)
+    returns = discounted(paths.rewards, paths.last, discount)
 
     def flat(values: Tensor) -> Tensor:
         """``[tasks, slots, T, ...] -> [tasks, N, ...]``, or one task of all."""
@@ -80,13 +80,27 @@ def samples(
     coefficients = linear_baseline.fit(x, flat(returns), flat(weight))
     values = linear_baseline.predict(coefficients, x)
     values = values.reshape(returns.shape)
-    estimates = advantages(rewards, values, paths.last, discount, gae_lambda)
+    estimates = advantages(paths.rewards, values, paths.last, discount, gae_lambda)
     advantage = normalised(flat(estimates), flat(weight)).reshape(weight.shape)
     dtype = paths.outputs.dtype
     y = Targets(paths.actions, advantage.to(dtype), weight.to(dtype), paths.outputs).packed()
     x, y = (v.reshape(tasks, -1, v.shape[-1]) for v in (paths.observations, y))
     explained = _explained(flat(returns), flat(values), flat(weight))
     return Samples(Episode(x, y, x, y), explained)
+
+
+def _without_padding(paths: Trajectories) -> Trajectories:
+    """Zeros where nothing is valid: no weight keeps numbers that overflow out of a sum."""
+
+    def cleared(values: Tensor) -> Tensor:
+        return values.where(paths.valid[..., None], 0)
+
+    return paths._replace(
+        observations=cleared(paths.observations),
+        actions=cleared(paths.actions),
+        outputs=cleared(paths.outputs),
+        rewards=paths.rewards.where(paths.valid, 0),
+    )
 
 
 def _explained(returns: Tensor, values: Tensor, weight: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
+from torchmetrics import SumMetric
 
 from lightning_maml.episode import TaskBatch
 from lightning_maml.fingerprint import task_digests
@@ -44,8 +45,9 @@ class MetaPolicy(LightningModule):
     task, the meta-optimizer TRPO (trpo.py). Training logs ``train/return`` after adaptation and
     ``train/return_before``, ``train/std`` (the policy's, before), ``train/kl``, ``train/accepted``,
     ``train/explained_variance``, ``train/broken`` (episodes that could not be simulated),
-    ``train/samples_per_s`` and the seconds of each part. Validation and test log ``<stage>/return``, the mean over tasks after the last
-    step, with ``_ci95`` and ``_step<k>`` as `MetaLearner`.
+    ``train/samples_per_s`` and the seconds of each part. Validation and test log
+    ``<stage>/return``, the mean over tasks after the last step, with ``_ci95`` and ``_step<k>`` as
+    `MetaLearner`, and ``<stage>/broken``.
 
     Args:
         policy: a module that returns mean and log-std (policy.py).
@@ -62,7 +64,8 @@ class MetaPolicy(LightningModule):
         adapts: `fnmatch` patterns on the policy's parameters: what the inner loop changes.
         discount: of later rewards.
         gae_lambda: of generalised advantage estimates; 1: return minus baseline.
-        pooled: in training, one baseline and one normalisation for all tasks of a batch together.
+        pooled: in training, one baseline and one normalisation for all tasks of a batch (of one
+            process) together.
         max_kl: TRPO's limit.
         cg_iterations: TRPO's iterations of conjugate gradient.
         damping: TRPO's damping.
@@ -121,7 +124,7 @@ class MetaPolicy(LightningModule):
         self.common_noise = common_noise
         self._new_trpo = partial(Trpo, max_kl=max_kl, cg_iterations=cg_iterations, damping=damping)
         self.engine = PolicyEngine(policy, tuple(adapts), tasks_at_once, compile, curvature)
-        self.curve = TaskCurve()
+        self.curve, self.broken = TaskCurve(), SumMetric()
         self._rate = TaskRate()
         self.watched: dict[str, float] = {}
 
@@ -133,12 +136,7 @@ class MetaPolicy(LightningModule):
         A task whose policy gives an action that is not finite has NaN from there on. The loss of
         the result is minus the return. Shapes: both ``[inner_steps + 1, tasks]``.
         """
-        steps = self.eval_inner_steps if inner_steps is None else inner_steps
-        acting = self._act(
-            batch, steps, self.eval_trajectories, pooled=False, common_noise=self.common_noise
-        )
-        returns = torch.stack([acted.paths.returns for acted in acting])
-        return EvalResult(-returns, returns)
+        return self._evaluate(batch, inner_steps)[0]
 
     # -- Lightning ------------------------------------------------------------------------------
 
@@ -175,20 +173,26 @@ class MetaPolicy(LightningModule):
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Adapt to each task and collect the returns."""
-        self.curve.update(self.evaluate(batch), torch.zeros(batch.tasks, dtype=torch.int64))
+        result, broken = self._evaluate(batch)
+        self.curve.update(result, torch.zeros(batch.tasks, dtype=torch.int64))
+        self.broken.update(broken)
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """As in validation; the digests remember which tasks these were."""
-        self.curve.update(self.evaluate(batch), task_digests(batch))
+        result, broken = self._evaluate(batch)
+        self.curve.update(result, task_digests(batch))
+        self.broken.update(broken)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the tasks of the last validation."""
         self.curve.reset()
+        self.broken.reset()
         self._rate.pause()
 
     def on_test_epoch_start(self) -> None:
         """Forget the tasks of the last test."""
         self.curve.reset()
+        self.broken.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Log the returns."""
@@ -205,6 +209,19 @@ class MetaPolicy(LightningModule):
     def inner_steps(self) -> int:
         """Inner updates in training."""
         return self.inner_loop.steps
+
+    def _evaluate(
+        self, batch: TaskBatch, inner_steps: int | None = None
+    ) -> tuple[EvalResult, Tensor]:
+        """The result, and how many episodes could not be simulated."""
+        steps = self.eval_inner_steps if inner_steps is None else inner_steps
+        acting = self._act(
+            batch, steps, self.eval_trajectories, pooled=False, common_noise=self.common_noise
+        )
+        paths = [acted.paths for acted in acting]
+        returns = torch.stack([each.returns for each in paths])
+        broken = torch.stack([each.broken.sum() for each in paths]).sum()
+        return EvalResult(-returns, returns), broken
 
     def _act(
         self,
@@ -275,6 +292,7 @@ class MetaPolicy(LightningModule):
         summary = summarize(result)
         values = curve_values(summary, stage, self.metric_name)
         values[f"{stage}/{self.metric_name}"] = summary.mean[-1]
+        values[f"{stage}/broken"] = self.broken.compute()
         self.log_dict(values | {"step": float(self.global_step)})
 
 

@@ -94,7 +94,8 @@ def _sample(
         seen = torch.tensor(observation)
         output = policies(seen.view(tasks, streams, -1)).view(run.n, -1)
         mean, log_std = output.numpy().reshape(run.n, 2, -1).swapaxes(0, 1)
-        action = mean + np.exp(log_std) * run.noise()
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is `lost`
+            action = mean + np.exp(log_std) * run.noise()
         lost = ~np.isfinite(action).all(axis=-1)
         acted = np.where(lost[:, None], np.float32(0), action)
         state, observation, reward, ended, failed = environment.step(state, acted, run.tasks)

@@ -44,8 +44,8 @@ def check_policy_trainer(trainer: Trainer) -> None:
     """
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(
-            "`Trainer(accumulate_grad_batches)` must be 1, got "
-            f"{trainer.accumulate_grad_batches}; use more tasks a batch, `RLTasks(meta_batch_size)`."
+            f"`Trainer(accumulate_grad_batches)` must be 1, got {trainer.accumulate_grad_batches}; "
+            "use more tasks a batch, `RLTasks(meta_batch_size)`."
         )
     if trainer.gradient_clip_val:
         raise ValueError(

@@ -95,6 +95,25 @@ def test_returns_are_nan_where_an_action_was_not_finite_and_the_padding_is_left_
     assert torch.isfinite(samples(given, 0.9, 1.0).episode.query_y).all()
 
 
+def test_padding_is_cleared_and_leaves_the_rest_as_it_is() -> None:
+    """What a broken robot saw last may be huge: its square times no weight is not 0."""
+    valid = torch.ones(2, 2, 4, dtype=torch.bool)
+    valid[0, 1, 2:] = False
+    given = paths(valid, torch.randn(2, 2, 4).double())
+    given.last[0, 1, 1] = True
+    wild = given._replace(
+        **{name: getattr(given, name).clone() for name in ("observations", "actions", "outputs")}
+    )
+    for values in (wild.observations, wild.actions, wild.outputs):
+        values[~valid] = 1e30
+    assert torch.equal(wild.observations[valid], given.observations[valid])
+    found, expected = (samples(p, 0.9, 1.0).episode for p in (wild, given))
+    assert torch.equal(found.query_x, expected.query_x)
+    assert torch.equal(found.query_y, expected.query_y)
+    assert not found.query_y[0].view(2, 4, -1)[1, 2:].any()
+    assert found.query_y[0].view(2, 4, -1)[1, :2].any(dim=-1).all()
+
+
 def test_normalised_ignores_what_has_no_weight() -> None:
     values = torch.tensor([[1.0, 3.0, 100.0]])
     found = normalised(values, torch.tensor([[1.0, 1.0, 0.0]]))

@@ -47,18 +47,25 @@ def fitted(model, tmp_path, steps, **settings):
 
 
 def test_curve_has_an_entry_before_and_after_each_step() -> None:
-    """A41: steps + 1 entries; with a step size of 0 and common noise all are equal."""
+    """A41: steps + 1 entries, on fresh rollouts; with a step size of 0 and common noise all equal.
+
+    Entry 0 is that of the policy as it is.
+    """
     model = learner(inner_lr=0.0, eval_inner_steps=3, common_noise=True)
     curve = model.evaluate(batch()).metric
     assert curve.shape == (4, 10)
     assert all(torch.equal(curve[0], entry) for entry in curve)
     fresh = learner(inner_lr=0.0, eval_inner_steps=1).evaluate(batch()).metric
     assert not torch.equal(fresh[0], fresh[1])
+    trained = learner(inner_lr=0.3, eval_inner_steps=1).evaluate(batch()).metric
+    assert torch.equal(trained[0], fresh[0])
 
 
 def test_training_helps_and_steps_up_the_loss_harm(tmp_path) -> None:
+    """A41: with the sign of the gradient flipped returns fall."""
     before = learner().evaluate(batch()).metric.mean(dim=1)
     model = fitted(learner(), tmp_path, 6)
+    assert 0 < model.watched["kl"] <= 0.01
     after = model.evaluate(batch()).metric.mean(dim=1)
     assert after[-1] > before[-1] + 1
     assert after[1] > after[0] + 0.5
@@ -79,13 +86,12 @@ def test_same_seed_same_weights(tmp_path) -> None:
 
 def problem(**settings):
     """The meta-update of a few tasks in float64, and a direction of the gradient's size."""
-    model = learner(trajectories=5, **settings)
+    model = learner(trajectories=5, **settings).double()
     for name, parameter in model.policy.named_parameters():
         if name.endswith("bias"):  # at 0, a start at the origin is on the kinks of all ReLUs
             torch.nn.init.uniform_(parameter, -0.5, 0.5)
-    rollouts = [one.samples.episode for one in model._act(batch(4), 1, 5, pooled=False)]
-    model.double()
-    rollouts = [type(r)(*(t.double() for t in r)) for r in rollouts]
+    acted = model._act(batch(4), model.inner_steps, 5, pooled=False)
+    rollouts = [one.samples.episode for one in acted]
     return model.engine.problem(model.inner_loop, rollouts, lambda vector: vector)
 
 
@@ -101,15 +107,38 @@ def test_chunks_of_tasks_give_the_same_gradient_and_product() -> None:
     assert whole.loss_and_kl() == pytest.approx(chunked.loss_and_kl(), abs=1e-9)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
 @torch.no_grad()
-def test_finite_differences_are_near_the_exact_product() -> None:
-    exact, differences = problem(), problem(curvature="finite_differences")
+def test_finite_differences_are_near_the_exact_product(steps) -> None:
+    exact = problem(inner_steps=steps)
+    differences = problem(inner_steps=steps, curvature="finite_differences")
     before = torch.cat([p.flatten() for p in differences.engine.parameters()])
     direction = 1e-3 * exact.gradient()[0]
     expected, found = exact.fisher_product(direction), differences.fisher_product(direction)
     assert (found - expected).norm() < 1e-3 * expected.norm()
     after = torch.cat([p.flatten() for p in differences.engine.parameters()])
     assert torch.equal(before, after)
+
+
+@torch.no_grad()
+def test_kl_of_a_step_is_half_its_square_in_the_fisher_matrix() -> None:
+    """At half the step a quarter, to third order."""
+    given = problem()
+    step = given.gradient()[0]
+    square = float(step @ given.fisher_product(step))
+    parameters = given.engine.parameters()
+    start = torch.nn.utils.parameters_to_vector(parameters)
+    for size in (1e-3, 5e-4):
+        torch.nn.utils.vector_to_parameters(start - size * step, parameters)
+        assert given.loss_and_kl()[1] == pytest.approx(size**2 * square / 2, rel=1e-3)
+
+
+def test_step_that_is_rejected_leaves_the_weights_bit_equal(tmp_path) -> None:
+    start = learner().policy.state_dict()
+    model = fitted(learner(trajectories=2, max_kl=1e-30), tmp_path, 1, meta_batch_size=2)
+    assert (model.watched["accepted"], model.watched["tries"], model.watched["kl"]) == (0, 15, 0)
+    for name, value in model.policy.state_dict().items():
+        assert torch.equal(value, start[name])
 
 
 def test_context_vector_alone_adapts() -> None:
