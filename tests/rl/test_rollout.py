@@ -43,6 +43,12 @@ def test_episodes_do_not_depend_on_the_batch_they_are_in() -> None:
     other = sample(Point(), still, batch(3), 4, inner_step=1)
     assert not torch.equal(whole.actions[0, 0, 0], other.actions[0, 0, 0])
     assert torch.equal(sample(Point(), still, batch(3), 4).rewards, whole.rewards)
+    for seed, split in ((1, "train"), (0, "val")):
+        others = RLTasks(low=[-0.5, -0.5], high=[0.5, 0.5], seed=seed).samplers[split](0, 3)
+        different = sample(Point(), still, others, 4).actions[:, :, 0] != whole.actions[:, :, 0]
+        assert different.all()
+    first = whole.actions[:, :, 0].reshape(-1)  # of each task and trajectory its own
+    assert len(first.unique()) == len(first)
 
 
 def homing(goal):
