@@ -1,6 +1,7 @@
 """Returns, advantages and the baseline, by hand and against least squares."""
 
 import numpy as np
+import pytest
 import torch
 
 from lightning_maml.rl import linear_baseline
@@ -83,6 +84,25 @@ def test_samples_are_normalised_per_task_or_over_all() -> None:
         assert advantage.shape == (2, 15)
         torch.testing.assert_close(groups.mean(-1), 0 * groups[:, 0], atol=1e-6, rtol=0)
         torch.testing.assert_close(groups.std(-1, correction=0), 1 + 0 * groups[:, 0])
+
+
+def test_explained_variance_is_that_of_least_squares() -> None:
+    generator = torch.Generator().manual_seed(4)
+    rewards = torch.randn(2, 3, 20, generator=generator).double()
+    valid = torch.ones(2, 3, 20, dtype=torch.bool)
+    valid[1, :, 15:] = False
+    given = paths(valid, rewards)
+    given.last[1, :, 14] = True
+    explained = samples(given, 0.9, 1.0).explained_variance
+    for task, steps in ((0, 20), (1, 15)):
+        returns = discounted(rewards, given.last, 0.9)[task, :, :steps].reshape(-1)
+        seen = given.observations[task, :, :steps].double().reshape(-1, 2)
+        x = linear_baseline.features(seen, torch.arange(steps).double().repeat(3)).numpy()
+        y = returns.numpy()
+        solved = np.linalg.solve(x.T @ x + 1e-5 * np.eye(8), x.T @ y)
+        share = np.var(y - x @ solved) / np.var(y)
+        assert explained[task].item() == pytest.approx(1 - share, abs=1e-6)
+        assert 0.1 < share < 0.99
 
 
 def test_returns_are_nan_where_an_action_was_not_finite_and_the_padding_is_left_out() -> None:

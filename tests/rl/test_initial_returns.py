@@ -32,5 +32,4 @@ def test_returns_of_new_policies_are_the_authors(robot, task, tasks, authors) ->
         means.append(model.evaluate(batch, inner_steps=0).metric.mean().item())
     mean, spread = np.mean(means), np.std(means, ddof=1)
     print(f"{robot} {task}: {mean:.1f} +- {spread:.1f}, authors {authors}")
-    assert abs(mean - authors) < 2 * spread
-    assert spread < 3 + 0.2 * abs(mean)
+    assert abs(mean - authors) < min(2 * spread, 20)

@@ -75,6 +75,57 @@ def test_training_helps_and_steps_up_the_loss_harm(tmp_path) -> None:
     assert against[1] < against[0] - 0.5
 
 
+def test_what_training_logs_are_the_returns_of_its_rollouts(tmp_path) -> None:
+    """Entry 0 and the last entry of the curve on the same tasks, with the same random numbers."""
+    settings = {"trajectories": 2, "inner_steps": 2, "later_inner_lr": 0.4}
+    given = data().samplers["train"](0, 3)
+    curve = learner(eval_inner_steps=2, **settings).evaluate(given).metric.mean(dim=1)
+    watched = fitted(learner(**settings), tmp_path, 1, meta_batch_size=3).watched
+    assert watched["return_before"] == pytest.approx(curve[0].item(), rel=1e-5)
+    assert watched["return"] == pytest.approx(curve[2].item(), rel=1e-5)
+    assert watched["std"] == 1
+    assert watched["explained_variance"] < 1
+
+
+def test_later_steps_have_a_step_size_of_their_own() -> None:
+    curve = learner(later_inner_lr=0.0, common_noise=True, eval_inner_steps=3).evaluate(batch())
+    assert not torch.equal(curve.metric[0], curve.metric[1])
+    assert torch.equal(curve.metric[1], curve.metric[2])
+    assert torch.equal(curve.metric[1], curve.metric[3])
+
+
+def test_evaluation_may_take_more_trajectories() -> None:
+    few, more = (learner(trajectories=n, eval_trajectories=4) for n in (2, 4))
+    assert torch.equal(few.evaluate(batch(2)).metric, more.evaluate(batch(2)).metric)
+
+
+def test_settings_reach_trpo() -> None:
+    settings = {"max_kl": 0.03, "cg_iterations": 4, "damping": 0.5}
+    (group,) = learner(**settings).configure_optimizers().param_groups
+    assert {name: group[name] for name in settings} == settings
+    (group,) = learner().configure_optimizers().param_groups
+    paper = {"max_kl": 0.01, "cg_iterations": 10, "damping": 1e-5}
+    paper |= {"backtrack_ratio": 0.8, "max_backtracks": 15}
+    assert {name: group[name] for name in paper} == paper
+
+
+def test_policy_starts_as_the_authors() -> None:
+    """Xavier-uniform, biases 0, log-std 0, with a least standard deviation."""
+    torch.manual_seed(0)
+    policy = GaussianMLP(20, 6)
+    for name, parameter in policy.mean.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any()
+        else:
+            bound = (6 / sum(parameter.shape)) ** 0.5
+            assert 0.95 * bound < parameter.abs().max() <= bound
+    assert [p.shape[0] for n, p in policy.mean.named_parameters() if "bias" in n] == [100, 100, 6]
+    output = GaussianMLP(20, 6, init_std=0.5)(torch.zeros(1, 20))
+    torch.testing.assert_close(output[0, 6:].exp(), torch.full((6,), 0.5))
+    policy.log_std.data.fill_(-50.0)
+    torch.testing.assert_close(policy(torch.zeros(1, 20))[0, 6:].exp(), torch.full((6,), 1e-6))
+
+
 def test_same_seed_same_weights(tmp_path) -> None:
     runs = [fitted(learner(trajectories=3), tmp_path, 1, meta_batch_size=3) for _ in range(2)]
     first, again = (dict(model.policy.named_parameters()) for model in runs)
@@ -139,6 +190,22 @@ def test_step_that_is_rejected_leaves_the_weights_bit_equal(tmp_path) -> None:
     assert (model.watched["accepted"], model.watched["tries"], model.watched["kl"]) == (0, 15, 0)
     for name, value in model.policy.state_dict().items():
         assert torch.equal(value, start[name])
+
+
+@torch.no_grad()
+def test_gradient_of_what_does_not_adapt_agrees_with_finite_differences() -> None:
+    """Some parameters adapt, all are learned, each in its place of the flat vectors."""
+    given = problem(adapts=["log_std", "*.bias"])
+    gradient, loss = given.gradient()
+    parameters = given.engine.parameters()
+    start = torch.nn.utils.parameters_to_vector(parameters)
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(len(start), generator=generator, dtype=start.dtype)
+    sides = []
+    for sign in (1, -1):
+        torch.nn.utils.vector_to_parameters(start + sign * 1e-6 * direction, parameters)
+        sides.append(given.loss_and_kl()[0])
+    assert (sides[0] - sides[1]) / 2e-6 == pytest.approx(float(gradient @ direction), rel=1e-4)
 
 
 def test_context_vector_alone_adapts() -> None:

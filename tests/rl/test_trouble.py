@@ -1,4 +1,4 @@
-"""What goes wrong in a run: it stops with one line, or is counted and logged; never a silent NaN."""
+"""What goes wrong in a run: one line and it stops, or it is counted and logged; no silent NaN."""
 
 import threading
 from types import SimpleNamespace

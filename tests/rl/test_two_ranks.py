@@ -7,17 +7,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from datamodules import RLTasks
-from lightning_maml.rl import GaussianMLP, MetaPolicy
+from lightning_maml.rl import GaussianMLP, MetaPolicy, Transition
 from lightning_maml.rl.envs import Point
 
 ROOT = Path(__file__).parents[2]
 WATCHED = ("kl", "tries", "accepted", "loss", "return", "return_before", "broken")
 UPDATES, TASKS = 3, 4
+
+
+class Fragile(Point):
+    """Breaks where the point is too far out."""
+
+    def step(self, state: Any, actions: Any, tasks: Any) -> Transition:
+        moved = super().step(state, actions, tasks)
+        return moved._replace(broken=np.abs(moved.observation).max(axis=-1) > 0.3)
 
 
 class Notes(Callback):
@@ -42,7 +51,7 @@ def run(folder: Path, processes: int, precision: str, policy: Any = None, **sett
     """Three updates of four tasks in all."""
     seed_everything(0, verbose=False)
     policy = policy or GaussianMLP(2, 2, (8, 8))
-    model = MetaPolicy(policy, Point(horizon=10), trajectories=3, max_kl=0.05, **settings)
+    model = MetaPolicy(policy, Fragile(horizon=10), trajectories=3, max_kl=0.05, **settings)
     data = RLTasks(low=[-0.5, -0.5], high=[0.5, 0.5], meta_batch_size=TASKS // processes)
     Trainer(
         accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto",
@@ -107,7 +116,8 @@ def test_two_ranks_step_as_one_with_all_tasks(tmp_path) -> None:
         assert value.dtype == torch.float64
         assert torch.equal(value, others[name])
         torch.testing.assert_close(value, alone[name], rtol=1e-9, atol=1e-9)
-    assert sum(row[WATCHED.index("accepted")] for row in expected) > 0
+    for name in ("accepted", "broken"):
+        assert sum(row[WATCHED.index(name)] for row in expected) > 0
     assert watched == [pytest.approx(row, rel=1e-6) for row in expected]
 
 
