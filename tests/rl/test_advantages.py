@@ -57,6 +57,15 @@ def test_clipped_features_and_a_singular_baseline_are_finite() -> None:
     assert torch.isfinite(linear_baseline.fit(zeros, zeros[..., 0], zeros[..., 0])).all()
 
 
+def test_ridge_grows_until_it_is_felt() -> None:
+    """1e-5 is lost beside 1e12, and the matrix is singular; beside 1e24 nothing helps."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    for size, found in ((1e6, 1.0), (1e12, 0.0)):
+        x = torch.full((1, 1, 2), size, dtype=torch.float64)
+        predicted = linear_baseline.predict(linear_baseline.fit(x, one, one), x)
+        assert predicted.item() == pytest.approx(found, abs=1e-3)
+
+
 def paths(valid, rewards):
     tasks, streams, steps = valid.shape
     generator = torch.Generator().manual_seed(2)
@@ -84,6 +93,8 @@ def test_samples_are_normalised_per_task_or_over_all() -> None:
         assert advantage.shape == (2, 15)
         torch.testing.assert_close(groups.mean(-1), 0 * groups[:, 0], atol=1e-6, rtol=0)
         torch.testing.assert_close(groups.std(-1, correction=0), 1 + 0 * groups[:, 0])
+        apart = (advantage[1].mean() - advantage[0].mean()).abs() > 0.1
+        assert apart == pooled  # one baseline cannot tell the tasks apart
 
 
 def test_explained_variance_is_that_of_least_squares() -> None:
