@@ -72,7 +72,7 @@ def test_step_is_at_the_limit_though_conjugate_gradient_is_not_at_its_end() -> N
 
 
 def test_tries_get_shorter_until_the_kl_divergence_is_within_the_limit() -> None:
-    """It is a hundred times what its second derivative says: 0.64^10 is 0.0115, 0.64^11 is 0.0074."""
+    """It is 100 times what its second derivative says: 0.64^10 is 0.0115, 0.64^11 is 0.0074."""
     given = problem()
     given.loss_and_kl = lambda: (-1.0, 100 * Quadratic.loss_and_kl(given)[1])
     trpo = Trpo([given.x], max_kl=0.01)
