@@ -12,7 +12,7 @@ from lightning_maml.inner_loop import InnerLoop, MetaParams, inner_step
 from lightning_maml.rl.meta_objective import fisher_product, gradient, objective, policy_losses
 from lightning_maml.rl.partial_evaluation import Split
 from lightning_maml.rl.policy import GaussianMLP, kl, log_prob
-from lightning_maml.rl.policy_loss import Targets
+from lightning_maml.rl.policy_loss import Targets, mean_kl, reinforce, surrogate
 from lightning_maml.step_sizes import StepSizes
 
 
@@ -57,6 +57,23 @@ def test_log_prob_and_kl_are_those_of_torch_distributions() -> None:
     torch.testing.assert_close(log_prob(new, action), q.log_prob(action).sum(-1))
     expected = torch.distributions.kl_divergence(p, q).sum(-1)
     torch.testing.assert_close(kl(old, new), expected)
+
+
+def test_losses_are_means_over_what_has_weight() -> None:
+    """By torch.distributions, away from the policy that sampled."""
+    generator = torch.Generator().manual_seed(7)
+    output, old = 0.5 * torch.randn(2, 9, 4, generator=generator, dtype=torch.float64)
+    action = torch.randn(9, 2, generator=generator, dtype=torch.float64)
+    advantage = torch.randn(9, generator=generator, dtype=torch.float64)
+    weight = torch.tensor([1.0] * 6 + [0.0] * 3, dtype=torch.float64)
+    y = Targets(action, advantage, weight, old).packed()
+    p, q = (torch.distributions.Normal(o[:6, :2], o[:6, 2:].exp()) for o in (old, output))
+    before, now = (d.log_prob(action[:6]).sum(-1) for d in (p, q))
+    divergence = torch.distributions.kl_divergence(p, q).sum(-1).mean()
+    torch.testing.assert_close(mean_kl(output, y), divergence)
+    torch.testing.assert_close(reinforce(output, y), -(now * advantage[:6]).mean())
+    ratio = now.exp() / before.exp()
+    torch.testing.assert_close(surrogate(output, y), -(ratio * advantage[:6]).mean())
 
 
 def test_policy_gradient_of_a_bandit_is_the_exact_one() -> None:
