@@ -77,7 +77,7 @@ class Short(Environment):
         return state, state[:, :1]
 
     def step(self, state, actions, tasks):
-        state = state + [0, 1]
+        state = state + np.array([0, 1])
         over = state[:, 1] == 2
         return Transition(state, state[:, :1], state[:, 0], over, np.zeros_like(over))
 

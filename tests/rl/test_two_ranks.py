@@ -92,7 +92,7 @@ def start(role: Any, folder: Path, processes: int = 2) -> subprocess.CompletedPr
     folder.mkdir(exist_ok=True)
     return subprocess.run(
         [sys.executable, __file__, role.__name__, str(folder), str(processes)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
 
 
