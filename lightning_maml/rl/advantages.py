@@ -71,16 +71,20 @@ class _Valid:
         count = flat.sum(dim=1, keepdim=True)
         self.shape, n = valid.shape, max(int(count.max()), 1)
         self.whole = bool(flat.all())  # nothing to leave out
-        self.weight = (torch.arange(n) < count).double()
+        self.full = torch.arange(n) < count
+        self.weight = self.full.double()
         # Stable: valid steps to the front, in their order.
         self.place = (~flat).byte().argsort(dim=1, stable=True)[:, :n]
 
     def kept(self, values: Tensor) -> Tensor:
-        """``[tasks, slots, T, ...] -> [tasks, N, ...]``."""
+        """``[tasks, slots, T, ...] -> [tasks, N, ...]``; zeros where it is filled up, since no
+        weight keeps what is not finite out of a sum.
+        """
         flat = values.flatten(1, 2)
         if self.whole:
             return flat
-        return flat[torch.arange(len(flat))[:, None], self.place]
+        picked = flat[torch.arange(len(flat))[:, None], self.place]
+        return picked.where(self.full.view(*self.full.shape, *[1] * (picked.ndim - 2)), 0)
 
     def spread(self, values: Tensor) -> Tensor:
         """``[tasks, N] -> [tasks, slots, T]``, 0 where nothing was kept."""
@@ -115,9 +119,9 @@ def samples(
     values = valid.spread(values.reshape(weight.shape))
     estimates = valid.kept(advantages(rewards, values, paths.last, discount, gae_lambda))
     advantage = normalised(joined(estimates), joined(weight)).reshape(weight.shape)
-    y = Targets(
-        valid.kept(paths.actions), advantage.float(), weight.float(), valid.kept(paths.outputs)
-    ).packed()
+    outputs = valid.kept(paths.outputs)
+    advantage, weight = advantage.to(outputs.dtype), weight.to(outputs.dtype)
+    y = Targets(valid.kept(paths.actions), advantage, weight, outputs).packed()
     return Samples(Episode(x, y, x, y), explained)
 
 

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
+from torchmetrics import SumMetric
 
 from lightning_maml.episode import TaskBatch
 from lightning_maml.fingerprint import task_digests
@@ -27,6 +28,7 @@ from lightning_maml.rl.videos import Videos
 from lightning_maml.run.callbacks import callbacks_for
 from lightning_maml.run.figures import Picture
 from lightning_maml.run.progress import TaskRate
+from lightning_maml.run.trainer_checks import check_policy_trainer
 from lightning_maml.step_sizes import StepSizes
 from lightning_maml.task_curve import EvalResult, TaskCurve, curve_values, summarize
 
@@ -49,8 +51,9 @@ class MetaPolicy(LightningModule):
     ``train/explained_variance``, ``train/broken`` (episodes that could not be simulated),
     ``train/samples_per_s`` and the seconds of each part. Validation and test log
     ``<stage>/return``, the mean over tasks after the last step, with ``_ci95`` and ``_step<k>`` as
-    `MetaLearner`. Validation draws the curve and, where the environment has positions in the plane,
-    trajectories in the first tasks before and after adaptation, for W&B and TensorBoard.
+    `MetaLearner`, and ``<stage>/broken``. Validation draws the curve and, where the environment has
+    positions in the plane, trajectories in the first tasks before and after adaptation, for W&B and
+    TensorBoard.
 
     Args:
         policy: a module that returns mean and log-std (policy.py).
@@ -67,7 +70,8 @@ class MetaPolicy(LightningModule):
         adapts: `fnmatch` patterns on the policy's parameters: what the inner loop changes.
         discount: of later rewards.
         gae_lambda: of generalised advantage estimates; 1: return minus baseline.
-        pooled: in training, one baseline and one normalisation for all tasks of a batch together.
+        pooled: in training, one baseline and one normalisation for all tasks of a batch (of one
+            process) together.
         max_kl: TRPO's limit.
         cg_iterations: TRPO's iterations of conjugate gradient.
         damping: TRPO's damping.
@@ -131,7 +135,7 @@ class MetaPolicy(LightningModule):
         self.common_noise, self.render = common_noise, render
         self._new_trpo = partial(Trpo, max_kl=max_kl, cg_iterations=cg_iterations, damping=damping)
         self.engine = PolicyEngine(policy, tuple(adapts), tasks_at_once, compile, curvature)
-        self.curve = TaskCurve()
+        self.curve, self.broken = TaskCurve(), SumMetric()
         self._rate = TaskRate()
         self.watched: dict[str, float] = {}
 
@@ -143,9 +147,7 @@ class MetaPolicy(LightningModule):
         A task whose policy gives an action that is not finite has NaN from there on. The loss of
         the result is minus the return. Shapes: both ``[inner_steps + 1, tasks]``.
         """
-        steps = self.eval_inner_steps if inner_steps is None else inner_steps
-        returns = torch.stack([acted.paths.returns for acted in self._evaluation(batch, steps)])
-        return EvalResult(-returns, returns)
+        return self._evaluate(batch, inner_steps)[0]
 
     def watch(self, batch: TaskBatch, look: Look) -> list[Watched]:
         """Evaluation's rollouts before and after adaptation, with what `look` notes of each state.
@@ -168,6 +170,7 @@ class MetaPolicy(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuse Trainer settings that cannot work here; add what every run has (run/)."""
+        check_policy_trainer(self.trainer)
         videos = [Videos()] if self.render else []
         return [*callbacks_for(self.trainer), *videos]
 
@@ -182,7 +185,8 @@ class MetaPolicy(LightningModule):
     def training_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """One meta-update: act, adapt, act, and a TRPO step."""
         acted = list(self._act(batch, self.inner_steps, self.trajectories, self.pooled))
-        if not all(bool(torch.isfinite(one.paths.returns).all()) for one in acted):
+        finite = all(bool(torch.isfinite(one.paths.returns).all()) for one in acted)
+        if not self.trainer.strategy.reduce_boolean_decision(finite):  # or the others would wait
             raise FloatingPointError(
                 f"A policy gave actions that are not finite at meta-update {self.global_step + 1}; "
                 "the weights are those before it. Try a smaller `inner_lr`, now "
@@ -198,20 +202,26 @@ class MetaPolicy(LightningModule):
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Adapt to each task and collect the returns."""
-        self.curve.update(self.evaluate(batch), torch.zeros(batch.tasks, dtype=torch.int64))
+        result, broken = self._evaluate(batch)
+        self.curve.update(result, torch.zeros(batch.tasks, dtype=torch.int64))
+        self.broken.update(broken)
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """As in validation; the digests remember which tasks these were."""
-        self.curve.update(self.evaluate(batch), task_digests(batch))
+        result, broken = self._evaluate(batch)
+        self.curve.update(result, task_digests(batch))
+        self.broken.update(broken)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the tasks of the last validation."""
         self.curve.reset()
+        self.broken.reset()
         self._rate.pause()
 
     def on_test_epoch_start(self) -> None:
         """Forget the tasks of the last test."""
         self.curve.reset()
+        self.broken.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Log the returns."""
@@ -236,6 +246,16 @@ class MetaPolicy(LightningModule):
             batch, inner_steps, self.eval_trajectories, pooled=False,
             common_noise=self.common_noise, look=look,
         )  # fmt: skip
+
+    def _evaluate(
+        self, batch: TaskBatch, inner_steps: int | None = None
+    ) -> tuple[EvalResult, Tensor]:
+        """The result, and how many episodes could not be simulated."""
+        steps = self.eval_inner_steps if inner_steps is None else inner_steps
+        paths = [acted.paths for acted in self._evaluation(batch, steps)]
+        returns = torch.stack([each.returns for each in paths])
+        broken = torch.stack([each.broken.sum() for each in paths]).sum()
+        return EvalResult(-returns, returns), broken
 
     def _act(
         self,
@@ -289,7 +309,10 @@ class MetaPolicy(LightningModule):
         }
         local = torch.tensor([float(value) for value in values.values()], device=self.device)
         mean = self.trainer.strategy.reduce(local, reduce_op="mean").tolist()
-        self.watched = dict(zip(values, mean, strict=True)) | {
+        self.watched = dict(zip(values, mean, strict=True))
+        for count in ("broken", "samples_per_s"):  # of all processes together
+            self.watched[count] *= self.trainer.world_size
+        self.watched |= {
             "loss": report.loss_after,
             "kl": report.kl,
             "tries": report.tries,
@@ -308,6 +331,7 @@ class MetaPolicy(LightningModule):
         summary = summarize(result)
         values = curve_values(summary, stage, self.metric_name)
         values[f"{stage}/{self.metric_name}"] = summary.mean[-1]
+        values[f"{stage}/broken"] = self.broken.compute()
         self.log_dict(values | {"step": float(self.global_step)})
 
 

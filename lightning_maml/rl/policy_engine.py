@@ -86,7 +86,10 @@ class PolicyEngine:
         return {n: p.expand(tasks, *p.shape) for n, p in self.meta().adapted.items()}
 
     def policies(self, theta: Params) -> TaskPolicies:
-        """Each task's policy with its own theta ``[tasks, ...]``, for observations on the CPU."""
+        """Each task's policy with its own theta ``[tasks, ...]``, for observations on the CPU.
+
+        Outputs have the dtype of theta.
+        """
         tensors = module_tensors(self.policy, self.adapts)
         held = {n: p.detach() for n, p in tensors.held.items()}
         return TaskPolicies(self.policy, theta, {**held, **tensors.frozen, **tensors.buffers})

@@ -59,7 +59,7 @@ def sample(
         environment: what to act in. If it is to be had several times (`side_by_side`), and the
             policies in parts (`DividedPolicies`), the tasks are divided among threads: the policy
             acts in one part while another is simulated.
-        policies: outputs for observations on this process's CPU.
+        policies: outputs for observations on this process's CPU; actions have their dtype.
         batch: the tasks; all random numbers follow from their keys.
         streams: episodes side by side in each task.
         inner_step: number of updates behind the policies: rollouts after another number of
@@ -113,11 +113,11 @@ def _act(
     if look is not None:
         look(0, state)
     check_start(environment, observation, run.n)
-    seen = np.empty(0, np.float32)
+    seen = np.empty(0)
     broken, nothing = np.zeros(run.n, np.int64), np.zeros(run.n)
     steps: list[tuple[Any, ...]] = []
     for t in count():
-        seen = run.everywhere(observation.astype(np.float32), seen)
+        seen = run.everywhere(np.ascontiguousarray(observation), seen)
         output = policies(torch.from_numpy(seen).view(batch.tasks, streams, -1)).view(run.n, -1)
         output, action, lost = _actions(output, run.noise())
         if lost.any():
@@ -133,7 +133,8 @@ def _act(
         failed = (run.everywhere(moved.broken, lost) | lost) & run.alive
         broken += failed
         last = run.alive & (ended | failed | (run.age + 1 >= environment.horizon))
-        steps.append((seen, action, output, reward, run.age.copy(), last, run.alive & ~lost))
+        taken = torch.from_numpy(seen).to(output)
+        steps.append((taken, action, output, reward, run.age.copy(), last, run.alive & ~lost))
         run.age += 1
         again = last & (t + 1 < environment.horizon)
         run.alive &= ~last | again
@@ -150,7 +151,8 @@ def _act(
 def _actions(output: Tensor, noise: Floats) -> tuple[Tensor, Floats, Flags]:
     """Outputs and actions ``[n, ...]``, and which of them are not finite: these become 0."""
     mean, log_std = np.split(output.numpy(), 2, axis=1)
-    action = mean + np.exp(log_std) * noise
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is `lost`
+        action = mean + np.exp(log_std) * noise
     lost = ~np.isfinite(action).all(axis=-1)
     if lost.any():
         action[lost] = 0

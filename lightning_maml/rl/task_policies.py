@@ -31,7 +31,7 @@ class TaskPolicies:
         self, policy: nn.Module, theta: Params, rest: Params, lock: Lock | None = None
     ) -> None:
         self.policy, self.theta, self.rest = policy, theta, rest
-        self.device = next(iter(theta.values())).device
+        self.like = next(iter(theta.values()))
         # A functional call puts its tensors into the module for as long as it runs.
         self._lock = lock or Lock()
         self._act: Batched = self._any_module
@@ -39,8 +39,8 @@ class TaskPolicies:
             self._act = gaussian_mlps(policy, theta)
 
     def __call__(self, observations: Tensor) -> Tensor:
-        """Outputs on the CPU."""
-        return self._act(observations.to(self.device)).cpu()
+        """Outputs on the CPU, of the parameters' dtype."""
+        return self._act(observations.to(self.like)).to(self.like.dtype).cpu()
 
     def part(self, tasks: slice) -> TaskPolicies:
         """The policies of some tasks."""

@@ -9,9 +9,9 @@ class Trajectories(NamedTuple):
     """Episodes in streams: where one ends early the next begins in its place.
 
     Shapes: T is the length of the longest stream.
-        observations: ``[tasks, streams, T, observation_size]``, float32
-        actions: ``[tasks, streams, T, action_size]``, as the policy drew them, float32
-        outputs: ``[tasks, streams, T, 2 * action_size]``, the policy's, float32
+        observations: ``[tasks, streams, T, observation_size]``, in the policy's dtype
+        actions: ``[tasks, streams, T, action_size]``, as the policy drew them, in its dtype
+        outputs: ``[tasks, streams, T, 2 * action_size]``, the policy's, in its dtype
         rewards: ``[tasks, streams, T]``, float64; NaN where the action was not finite
         age: ``[tasks, streams, T]``, int64, steps since the start of the episode
         last: ``[tasks, streams, T]``, bool, the last step of an episode

@@ -4,6 +4,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
+POLICY_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
 def check_trainer(trainer: Trainer) -> None:
@@ -32,4 +33,28 @@ def check_trainer(trainer: Trainer) -> None:
         raise ValueError(
             '`Trainer(precision)` must not be "16-mixed": the gradient scaler never sees the inner '
             'gradients, which underflow in float16. Use "bf16-mixed" or "32-true".'
+        )
+
+
+def check_policy_trainer(trainer: Trainer) -> None:
+    """The same for `MetaPolicy`, where other settings help; before `check_trainer`.
+
+    Raises:
+        ValueError: naming the Trainer's argument and what to use instead.
+    """
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            f"`Trainer(accumulate_grad_batches)` must be 1, got {trainer.accumulate_grad_batches}; "
+            "use more tasks a batch, `RLTasks(meta_batch_size)`."
+        )
+    if trainer.gradient_clip_val:
+        raise ValueError(
+            f"`Trainer(gradient_clip_val)` must be None, got {trainer.gradient_clip_val}; "
+            "`MetaPolicy(max_kl)` bounds the step."
+        )
+    if trainer.precision not in POLICY_PRECISIONS:
+        raise ValueError(
+            f"`Trainer(precision)` must be one of {list(POLICY_PRECISIONS)}, got "
+            f"{trainer.precision!r}: conjugate gradient needs weights of 32 bits, and TRPO has no "
+            "loss that a gradient scaler could scale."
         )

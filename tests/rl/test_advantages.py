@@ -1,6 +1,7 @@
 """Returns, advantages and the baseline, by hand and against least squares."""
 
 import numpy as np
+import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
@@ -63,6 +64,15 @@ def test_clipped_features_and_a_singular_baseline_are_finite() -> None:
     assert torch.isfinite(linear_baseline.fit(zeros, zeros[..., 0], zeros[..., 0])).all()
 
 
+def test_ridge_grows_until_it_is_felt() -> None:
+    """1e-5 is lost beside 1e12, and the matrix is singular; beside 1e24 nothing helps."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    for size, found in ((1e6, 1.0), (1e12, 0.0)):
+        x = torch.full((1, 1, 2), size, dtype=torch.float64)
+        predicted = linear_baseline.predict(linear_baseline.fit(x, one, one), x)
+        assert predicted.item() == pytest.approx(found, abs=1e-3)
+
+
 def paths(valid, rewards):
     tasks, streams, steps = valid.shape
     generator = torch.Generator().manual_seed(2)
@@ -90,6 +100,27 @@ def test_samples_are_normalised_per_task_or_over_all() -> None:
         assert advantage.shape == (2, 15)
         torch.testing.assert_close(groups.mean(-1), 0 * groups[:, 0], atol=1e-6, rtol=0)
         torch.testing.assert_close(groups.std(-1, correction=0), 1 + 0 * groups[:, 0])
+        apart = (advantage[1].mean() - advantage[0].mean()).abs() > 0.1
+        assert apart == pooled  # one baseline cannot tell the tasks apart
+
+
+def test_explained_variance_is_that_of_least_squares() -> None:
+    generator = torch.Generator().manual_seed(4)
+    rewards = torch.randn(2, 3, 20, generator=generator).double()
+    valid = torch.ones(2, 3, 20, dtype=torch.bool)
+    valid[1, :, 15:] = False
+    given = paths(valid, rewards)
+    given.last[1, :, 14] = True
+    explained = samples(given, 0.9, 1.0).explained_variance
+    for task, steps in ((0, 20), (1, 15)):
+        returns = discounted(rewards, given.last, 0.9)[task, :, :steps].reshape(-1)
+        seen = given.observations[task, :, :steps].double().reshape(-1, 2)
+        x = linear_baseline.features(seen, torch.arange(steps).double().repeat(3)).numpy()
+        y = returns.numpy()
+        solved = np.linalg.solve(x.T @ x + 1e-5 * np.eye(8), x.T @ y)
+        share = np.var(y - x @ solved) / np.var(y)
+        assert explained[task].item() == pytest.approx(1 - share, abs=1e-6)
+        assert 0.1 < share < 0.99
 
 
 def test_returns_are_nan_where_an_action_was_not_finite_and_the_padding_is_left_out() -> None:
@@ -100,6 +131,25 @@ def test_returns_are_nan_where_an_action_was_not_finite_and_the_padding_is_left_
     assert given.returns[0] == 4
     assert given.returns[1].isnan()
     assert torch.isfinite(samples(given, 0.9, 1.0).episode.query_y).all()
+
+
+def test_padding_is_cleared_and_leaves_the_rest_as_it_is() -> None:
+    """What a broken robot saw last may be huge: its square times no weight is not 0."""
+    valid = torch.ones(2, 2, 4, dtype=torch.bool)
+    valid[0, 1, 2:] = False
+    given = paths(valid, torch.randn(2, 2, 4).double())
+    given.last[0, 1, 1] = True
+    wild = given._replace(
+        **{name: getattr(given, name).clone() for name in ("observations", "actions", "outputs")}
+    )
+    for values in (wild.observations, wild.actions, wild.outputs):
+        values[~valid] = 1e30
+    assert torch.equal(wild.observations[valid], given.observations[valid])
+    found, expected = (samples(p, 0.9, 1.0).episode for p in (wild, given))
+    assert torch.equal(found.query_x, expected.query_x)
+    assert torch.equal(found.query_y, expected.query_y)
+    assert not found.query_y[0].view(2, 4, -1)[1, 2:].any()
+    assert found.query_y[0].view(2, 4, -1)[1, :2].any(dim=-1).all()
 
 
 def test_normalised_ignores_what_has_no_weight() -> None:

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 import torch
 from torch.func import functional_call, hessian, vmap
 
@@ -11,7 +12,7 @@ from lightning_maml.inner_loop import InnerLoop, MetaParams, inner_step
 from lightning_maml.rl.meta_objective import fisher_product, gradient, objective, policy_losses
 from lightning_maml.rl.partial_evaluation import Split
 from lightning_maml.rl.policy import GaussianMLP, kl, log_prob
-from lightning_maml.rl.policy_loss import Targets
+from lightning_maml.rl.policy_loss import Targets, mean_kl, reinforce, surrogate
 from lightning_maml.step_sizes import StepSizes
 
 
@@ -58,6 +59,23 @@ def test_log_prob_and_kl_are_those_of_torch_distributions() -> None:
     torch.testing.assert_close(kl(old, new), expected)
 
 
+def test_losses_are_means_over_what_has_weight() -> None:
+    """By torch.distributions, away from the policy that sampled."""
+    generator = torch.Generator().manual_seed(7)
+    output, old = 0.5 * torch.randn(2, 9, 4, generator=generator, dtype=torch.float64)
+    action = torch.randn(9, 2, generator=generator, dtype=torch.float64)
+    advantage = torch.randn(9, generator=generator, dtype=torch.float64)
+    weight = torch.tensor([1.0] * 6 + [0.0] * 3, dtype=torch.float64)
+    y = Targets(action, advantage, weight, old).packed()
+    p, q = (torch.distributions.Normal(o[:6, :2], o[:6, 2:].exp()) for o in (old, output))
+    before, now = (d.log_prob(action[:6]).sum(-1) for d in (p, q))
+    divergence = torch.distributions.kl_divergence(p, q).sum(-1).mean()
+    torch.testing.assert_close(mean_kl(output, y), divergence)
+    torch.testing.assert_close(reinforce(output, y), -(now * advantage[:6]).mean())
+    ratio = now.exp() / before.exp()
+    torch.testing.assert_close(surrogate(output, y), -(ratio * advantage[:6]).mean())
+
+
 def test_policy_gradient_of_a_bandit_is_the_exact_one() -> None:
     """E[-(a - g)^2] = -(m - g)^2 - s^2: gradients -2 (m - g) and -2 s^2, with rewards - mean."""
     policy, goal = Bandit(), 0.8
@@ -82,10 +100,12 @@ def test_policy_gradient_of_a_bandit_is_the_exact_one() -> None:
         assert abs(-step.grads[name].item() - exact) < error
 
 
-def test_meta_gradient_of_a_bandit_is_that_of_the_surrogate() -> None:
+@pytest.mark.parametrize("offset", [0.0, 2.0])
+def test_meta_gradient_of_a_bandit_is_that_of_the_surrogate(offset) -> None:
     """With the log-std held, theta' = theta + alpha g(theta), where the surrogate's g has the
     derivative -mean(A) / s^2, which a mean baseline makes 0: so the meta-gradient is that of the
-    objective at theta' (the true second-order term would be -2 alpha)."""
+    objective at theta' (the true second-order term would be -2 alpha). With a baseline that is off
+    by a number, its J is 1 - alpha * offset / s^2."""
     policy, goal, alpha = Bandit(), 0.8, 0.1
     losses, meta = joined(policy, ["mean"])
     n = 1_000_000
@@ -94,7 +114,7 @@ def test_meta_gradient_of_a_bandit_is_that_of_the_surrogate() -> None:
 
     def reward(a):
         r = -((a - goal) ** 2)
-        return r - r.mean()
+        return r - r.mean() + offset
 
     loop = InnerLoop(1, StepSizes(alpha))
     first = drawn(policy, meta.adapted, meta.held, x, generator, reward)
@@ -103,9 +123,13 @@ def test_meta_gradient_of_a_bandit_is_that_of_the_surrogate() -> None:
     grads, _ = gradient(loop, losses.inner, losses.surrogate, meta, [first, second])
     adapted, s = theta["mean"].item(), policy.log_std.exp().item()
     terms = second.query_y[:, 1] * (second.query_y[:, 0] - adapted) / s**2
-    exact = 2 * (adapted - goal)
+    j = 1 - alpha * offset / s**2
+    exact = 2 * (adapted - goal) * j
+    terms = terms * j
     assert abs(grads.adapted["mean"].item() - exact) < 4 * terms.std().item() / n**0.5
     assert abs(grads.adapted["mean"].item() - exact * (1 - 2 * alpha)) > 0.1
+    if offset:
+        assert abs(grads.adapted["mean"].item() - exact / j) > 0.1  # what first order gives
 
 
 def small_task(steps, first_order=False, tasks=1):
@@ -153,6 +177,35 @@ def test_fisher_product_is_the_second_derivative_of_the_kl() -> None:
         torch.testing.assert_close(
             flat(product.adapted), hessian(divergence)(theta) @ u, rtol=1e-6, atol=1e-9
         )
+
+
+def padded(task, generator):
+    """With twenty more samples, of no weight, that would change everything."""
+    x, y = task.support_x, task.support_y
+    more_x = 2 * torch.randn(20, x.shape[1], generator=generator, dtype=x.dtype)
+    more_y = torch.randn(20, y.shape[1], generator=generator, dtype=y.dtype)
+    more_y[:, 3] = 0  # the weight, after two numbers of an action and the advantage
+    x, y = torch.cat([more_x[:5], x, more_x[5:]]), torch.cat([more_y[:5], y, more_y[5:]])
+    return Episode(x, y, x, y)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_padding_changes_nothing(steps) -> None:
+    """Losses, KL divergence, gradient and product, wherever the padding stands."""
+    loop, losses, meta, (task,) = small_task(steps)
+    generator = torch.Generator().manual_seed(6)
+    longer = [padded(part, generator) for part in task]
+    there = MetaParams({n: p + 0.05 * p.cos() for n, p in meta.adapted.items()}, {}, {})
+    for at in (meta, there):
+        for left, right in (
+            (objective(loop, losses, at, task), objective(loop, losses, at, longer)),
+            *[
+                [gradient(loop, losses.inner, outer, at, given) for given in (task, longer)]
+                for outer in (losses.surrogate, losses.kl)
+            ],
+            [fisher_product(loop, losses, at, given, there) for given in (task, longer)],
+        ):
+            torch.testing.assert_close(left, right)
 
 
 def test_gradient_is_that_of_the_objective_and_first_order_leaves_j_out() -> None:

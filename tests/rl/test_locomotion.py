@@ -5,9 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 
+from datamodules import RLTasks
 from lightning_maml.rl.environment import Environment
+from lightning_maml.rl.rollout import sample
 from tests.rl import robots
 
 envs = pytest.importorskip("lightning_maml.rl.envs")
@@ -68,6 +71,33 @@ def test_trajectory_is_that_of_mujoco(robot, task) -> None:
     assert touched > 0
 
 
+def energy(model, qpos, qvel):
+    """Potential and kinetic (J)."""
+    data = robots.mujoco.MjData(model)
+    data.qpos[:], data.qvel[:] = qpos, qvel
+    robots.mujoco.mj_forward(model, data)
+    robots.mujoco.mj_energyPos(model, data)
+    robots.mujoco.mj_energyVel(model, data)
+    return data.energy.copy()
+
+
+@pytest.mark.parametrize("robot", ["HalfCheetah", "Ant"])
+def test_energy_is_that_of_mujoco(robot) -> None:
+    """The environment's masses and gravity at its states against a loop of `mj_step`."""
+    environment = make(robot)
+    tasks, noise, actions = inputs(environment, "velocity", n=2, steps=100)
+    _, moved = rollout(environment, tasks, noise, actions)
+    right_model, ours = robots.model(robot), environment._simulator.model
+    for i in range(2):
+        right = robots.trajectory(robot, noise[i], actions[:, i])
+        next(right)
+        for step, data in enumerate(right):
+            qpos, qvel = np.split(moved[step].state[i, 1 : 1 + ours.nq + ours.nv], [ours.nq])
+            want = energy(right_model, data.qpos, data.qvel)
+            np.testing.assert_allclose(energy(ours, qpos, qvel), want, rtol=1e-9, atol=1e-9)
+            assert want.min() > 0
+
+
 @pytest.mark.parametrize(("robot", "size"), [("HalfCheetah", 20), ("Ant", 125)])
 def test_task_is_seen_by_the_oracle_only(robot, size) -> None:
     plain, oracle = make(robot), make(robot, task_in_observation=True)
@@ -98,6 +128,23 @@ def test_episode_depends_on_nothing_else(robot, task) -> None:
         assert_same(a, b)
         assert_same([part[order] for part in a], c)
         assert_same([part[3:4] for part in a], d)
+
+
+@pytest.mark.parametrize("robot", ["HalfCheetah", "Ant"])
+def test_trajectories_follow_from_the_keys_whatever_the_threads(robot) -> None:
+    """A whole rollout, ends and restarts too, and once more."""
+    batch = RLTasks(low=[0.0], high=[2.0]).samplers["train"](7, 3)
+    actions = make(robot).action_size
+
+    def policy(x):
+        """Mean 0, standard deviation 2: falls sometimes."""
+        return torch.cat([x[..., :actions] * 0, x[..., :actions] * 0 + np.log(2)], dim=-1)
+
+    once, again, threads = (
+        sample(make(robot, horizon=60, threads=n), policy, batch, 4) for n in (1, 1, 3)
+    )
+    assert_same(once, again)
+    assert_same(once, threads)
 
 
 @every_case
@@ -188,8 +235,8 @@ def test_action_that_is_no_number_breaks_its_episode(
 def test_exploded_state_breaks_its_episode(
     robot, task, speed, first, tmp_path, monkeypatch
 ) -> None:
-    """MuJoCo would start over by itself."""
-    monkeypatch.chdir(tmp_path)  # it writes a log
+    """MuJoCo would start over by itself, and write a log into the working folder."""
+    monkeypatch.chdir(tmp_path)
     environment = make(robot, task)
     tasks, noise, actions = inputs(environment, task)
     state, _ = environment.start(tasks, noise)
@@ -207,6 +254,7 @@ def test_exploded_state_breaks_its_episode(
         moved = environment.step(moved.state, actions[1], tasks)
         if not np.isfinite(speed):
             break
+    assert not list(tmp_path.iterdir())
     others = [0, 1, 3, 4]
     if not np.isfinite(speed):
         assert_same([p[others] for p in again], [p[others] for p in whole])

@@ -28,36 +28,47 @@ def batch(tasks=10):
     return data().samplers["val"](0, tasks)
 
 
+def trainer(tmp_path, steps, **settings):
+    options = {
+        "accelerator": "cpu",
+        "max_steps": steps,
+        "max_epochs": -1,
+        "default_root_dir": tmp_path,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "limit_val_batches": 0,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(**options | settings)
+
+
 def fitted(model, tmp_path, steps, **settings):
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        max_epochs=-1,
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(model, data(**settings))
+    trainer(tmp_path, steps).fit(model, data(**settings))
     return model
 
 
 def test_curve_has_an_entry_before_and_after_each_step() -> None:
-    """A41: steps + 1 entries; with a step size of 0 and common noise all are equal."""
+    """A41: steps + 1 entries, on fresh rollouts; with a step size of 0 and common noise all equal.
+
+    Entry 0 is that of the policy as it is.
+    """
     model = learner(inner_lr=0.0, eval_inner_steps=3, common_noise=True)
     curve = model.evaluate(batch()).metric
     assert curve.shape == (4, 10)
     assert all(torch.equal(curve[0], entry) for entry in curve)
     fresh = learner(inner_lr=0.0, eval_inner_steps=1).evaluate(batch()).metric
     assert not torch.equal(fresh[0], fresh[1])
+    trained = learner(inner_lr=0.3, eval_inner_steps=1).evaluate(batch()).metric
+    assert torch.equal(trained[0], fresh[0])
 
 
 def test_training_helps_and_steps_up_the_loss_harm(tmp_path) -> None:
+    """A41: with the sign of the gradient flipped returns fall."""
     before = learner().evaluate(batch()).metric.mean(dim=1)
     model = fitted(learner(), tmp_path, 6)
+    assert 0 < model.watched["kl"] <= 0.01
     after = model.evaluate(batch()).metric.mean(dim=1)
     assert after[-1] > before[-1] + 1
     assert after[1] > after[0] + 0.5
@@ -65,6 +76,57 @@ def test_training_helps_and_steps_up_the_loss_harm(tmp_path) -> None:
     model.later.__dict__["inner_lr"] = -0.1
     against = model.evaluate(batch()).metric.mean(dim=1)
     assert against[1] < against[0] - 0.5
+
+
+def test_what_training_logs_are_the_returns_of_its_rollouts(tmp_path) -> None:
+    """Entry 0 and the last entry of the curve on the same tasks, with the same random numbers."""
+    settings = {"trajectories": 2, "inner_steps": 2, "later_inner_lr": 0.4}
+    given = data().samplers["train"](0, 3)
+    curve = learner(eval_inner_steps=2, **settings).evaluate(given).metric.mean(dim=1)
+    watched = fitted(learner(**settings), tmp_path, 1, meta_batch_size=3).watched
+    assert watched["return_before"] == pytest.approx(curve[0].item(), rel=1e-5)
+    assert watched["return"] == pytest.approx(curve[2].item(), rel=1e-5)
+    assert watched["std"] == 1
+    assert watched["explained_variance"] < 1
+
+
+def test_later_steps_have_a_step_size_of_their_own() -> None:
+    curve = learner(later_inner_lr=0.0, common_noise=True, eval_inner_steps=3).evaluate(batch())
+    assert not torch.equal(curve.metric[0], curve.metric[1])
+    assert torch.equal(curve.metric[1], curve.metric[2])
+    assert torch.equal(curve.metric[1], curve.metric[3])
+
+
+def test_evaluation_may_take_more_trajectories() -> None:
+    few, more = (learner(trajectories=n, eval_trajectories=4) for n in (2, 4))
+    assert torch.equal(few.evaluate(batch(2)).metric, more.evaluate(batch(2)).metric)
+
+
+def test_settings_reach_trpo() -> None:
+    settings = {"max_kl": 0.03, "cg_iterations": 4, "damping": 0.5}
+    (group,) = learner(**settings).configure_optimizers().param_groups
+    assert {name: group[name] for name in settings} == settings
+    (group,) = learner().configure_optimizers().param_groups
+    paper = {"max_kl": 0.01, "cg_iterations": 10, "damping": 1e-5}
+    paper |= {"backtrack_ratio": 0.8, "max_backtracks": 15}
+    assert {name: group[name] for name in paper} == paper
+
+
+def test_policy_starts_as_the_authors() -> None:
+    """Xavier-uniform, biases 0, log-std 0, with a least standard deviation."""
+    torch.manual_seed(0)
+    policy = GaussianMLP(20, 6)
+    for name, parameter in policy.mean.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any()
+        else:
+            bound = (6 / sum(parameter.shape)) ** 0.5
+            assert 0.95 * bound < parameter.abs().max() <= bound
+    assert [p.shape[0] for n, p in policy.mean.named_parameters() if "bias" in n] == [100, 100, 6]
+    output = GaussianMLP(20, 6, init_std=0.5)(torch.zeros(1, 20))
+    torch.testing.assert_close(output[0, 6:].exp(), torch.full((6,), 0.5))
+    policy.log_std.data.fill_(-50.0)
+    torch.testing.assert_close(policy(torch.zeros(1, 20))[0, 6:].exp(), torch.full((6,), 1e-6))
 
 
 def test_same_seed_same_weights(tmp_path) -> None:
@@ -78,13 +140,12 @@ def test_same_seed_same_weights(tmp_path) -> None:
 
 def problem(**settings):
     """The meta-update of a few tasks in float64, and a direction of the gradient's size."""
-    model = learner(trajectories=5, **settings)
+    model = learner(trajectories=5, **settings).double()
     for name, parameter in model.policy.named_parameters():
         if name.endswith("bias"):  # at 0, a start at the origin is on the kinks of all ReLUs
             torch.nn.init.uniform_(parameter, -0.5, 0.5)
-    rollouts = [one.samples.episode for one in model._act(batch(4), 1, 5, pooled=False)]
-    model.double()
-    rollouts = [type(r)(*(t.double() for t in r)) for r in rollouts]
+    acted = model._act(batch(4), model.inner_steps, 5, pooled=False)
+    rollouts = [one.samples.episode for one in acted]
     return model.engine.problem(model.inner_loop, rollouts, lambda vector: vector)
 
 
@@ -104,7 +165,7 @@ def test_chunks_of_tasks_give_the_same_gradient_and_product() -> None:
 def test_problem_filled_up_is_the_mean_over_tasks_and_shares_its_program() -> None:
     """101 to 108 samples are filled up to 110: one program, and the same values."""
     model = learner(trajectories=5)
-    rollouts = [one.samples.episode for one in model._act(batch(3), 1, 7)]
+    rollouts = [one.samples.episode for one in model._act(batch(3), 1, 7, pooled=False)]
     model.double()
     engine, loop = model.engine, model.inner_loop
     losses, meta = engine.losses(), engine.meta()
@@ -129,15 +190,54 @@ def flat(meta):
     return parameters_to_vector([*meta.adapted.values(), *meta.held.values()])
 
 
+@pytest.mark.parametrize("steps", [1, 2])
 @torch.no_grad()
-def test_finite_differences_are_near_the_exact_product() -> None:
-    exact, differences = problem(), problem(curvature="finite_differences")
+def test_finite_differences_are_near_the_exact_product(steps) -> None:
+    exact = problem(inner_steps=steps)
+    differences = problem(inner_steps=steps, curvature="finite_differences")
     before = torch.cat([p.flatten() for p in differences.engine.parameters()])
     direction = 1e-3 * exact.gradient()[0]
     expected, found = exact.fisher_product(direction), differences.fisher_product(direction)
     assert (found - expected).norm() < 1e-3 * expected.norm()
     after = torch.cat([p.flatten() for p in differences.engine.parameters()])
     assert torch.equal(before, after)
+
+
+@torch.no_grad()
+def test_kl_of_a_step_is_half_its_square_in_the_fisher_matrix() -> None:
+    """At half the step a quarter, to third order."""
+    given = problem()
+    step = given.gradient()[0]
+    square = float(step @ given.fisher_product(step))
+    parameters = given.engine.parameters()
+    start = torch.nn.utils.parameters_to_vector(parameters)
+    for size in (1e-3, 5e-4):
+        torch.nn.utils.vector_to_parameters(start - size * step, parameters)
+        assert given.loss_and_kl()[1] == pytest.approx(size**2 * square / 2, rel=1e-3)
+
+
+def test_step_that_is_rejected_leaves_the_weights_bit_equal(tmp_path) -> None:
+    start = learner().policy.state_dict()
+    model = fitted(learner(trajectories=2, max_kl=1e-30), tmp_path, 1, meta_batch_size=2)
+    assert (model.watched["accepted"], model.watched["tries"], model.watched["kl"]) == (0, 15, 0)
+    for name, value in model.policy.state_dict().items():
+        assert torch.equal(value, start[name])
+
+
+@torch.no_grad()
+def test_gradient_of_what_does_not_adapt_agrees_with_finite_differences() -> None:
+    """Some parameters adapt, all are learned, each in its place of the flat vectors."""
+    given = problem(adapts=["log_std", "*.bias"])
+    gradient, _ = given.gradient()
+    parameters = given.engine.parameters()
+    start = torch.nn.utils.parameters_to_vector(parameters)
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(len(start), generator=generator, dtype=start.dtype)
+    sides = []
+    for sign in (1, -1):
+        torch.nn.utils.vector_to_parameters(start + sign * 1e-6 * direction, parameters)
+        sides.append(given.loss_and_kl()[0])
+    assert (sides[0] - sides[1]) / 2e-6 == pytest.approx(float(gradient @ direction), rel=1e-4)
 
 
 def test_context_vector_alone_adapts() -> None:

@@ -6,7 +6,9 @@ import torch
 
 from datamodules import RLTasks
 from lightning_maml.episode import TaskBatch
+from lightning_maml.rl.environment import Environment, Transition
 from lightning_maml.rl.envs import Point
+from lightning_maml.rl.noise import EpisodeNoise
 from lightning_maml.rl.rollout import sample
 
 
@@ -43,6 +45,57 @@ def test_episodes_do_not_depend_on_the_batch_they_are_in() -> None:
     other = sample(Point(), still, batch(3), 4, inner_step=1)
     assert not torch.equal(whole.actions[0, 0, 0], other.actions[0, 0, 0])
     assert torch.equal(sample(Point(), still, batch(3), 4).rewards, whole.rewards)
+    for seed, split in ((1, "train"), (0, "val")):
+        others = RLTasks(low=[-0.5, -0.5], high=[0.5, 0.5], seed=seed).samplers[split](0, 3)
+        different = sample(Point(), still, others, 4).actions[:, :, 0] != whole.actions[:, :, 0]
+        assert different.all()
+    first = whole.actions[:, :, 0].reshape(-1)  # of each task and trajectory its own
+    assert len(first.unique()) == len(first)
+
+
+def test_without_an_early_end_each_episode_has_as_many_steps_as_the_horizon() -> None:
+    far = TaskBatch(torch.full((2, 2), 50.0), batch(2).key)
+    paths = sample(Point(horizon=7), still, far, 3)
+    assert paths.last.shape == (2, 3, 7)
+    assert paths.valid.all()
+    assert paths.last.nonzero()[:, 2].tolist() == [6] * 6
+
+
+class Short(Environment):
+    """Episodes of two steps; shows the noise of their start."""
+
+    observation_size, action_size, task_size, start_size, horizon = 1, 2, 1, 1, 5
+
+    def check_tasks(self, tasks):
+        """Any."""
+
+    def start(self, tasks, noise):
+        return np.hstack([noise, 0 * noise]), noise.copy()
+
+    def restart(self, state, which, tasks, noise):
+        state = np.where(which[:, None], np.hstack([noise, 0 * noise]), state)
+        return state, state[:, :1]
+
+    def step(self, state, actions, tasks):
+        state = state + np.array([0, 1])
+        over = state[:, 1] == 2
+        return Transition(state, state[:, :1], state[:, 0], over, np.zeros_like(over))
+
+
+def test_each_episode_has_noise_of_its_own() -> None:
+    """The e-th of stream s, of three, is trajectory s + 3 e; five steps are not over before six."""
+    paths = sample(Short(), still, batch(2), 3, inner_step=4)
+    noise = EpisodeNoise(batch(2).key.numpy(), 4, 1, 2, 5)
+    assert paths.valid.all()
+    assert paths.valid.shape == (2, 3, 6)
+    for task in range(2):
+        for stream in range(3):
+            for episode in range(3):
+                start, actions = noise.draw(task, stream + 3 * episode)
+                steps = slice(2 * episode, 2 * episode + 2)
+                found = paths.actions[task, stream, steps].numpy()
+                np.testing.assert_array_equal(found, actions[:2])
+                np.testing.assert_array_equal(paths.observations[task, stream, steps], [start] * 2)
 
 
 def homing(goal):

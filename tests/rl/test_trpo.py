@@ -54,6 +54,33 @@ def test_step_is_the_natural_gradient_at_the_kl_limit() -> None:
     assert trpo.report.kl <= 0.01
 
 
+def test_damping_is_added_to_the_diagonal() -> None:
+    given = problem()
+    Trpo([given.x], damping=3.0).step(lambda: given)
+    direction = torch.linalg.solve(given.f + 3 * torch.eye(5), given.g)
+    moved = (given.x.detach() - given.start) / direction
+    torch.testing.assert_close(moved, moved[0].expand(5))
+    assert moved[0] < 0
+
+
+def test_step_is_at_the_limit_though_conjugate_gradient_is_not_at_its_end() -> None:
+    given = problem()
+    trpo = Trpo([given.x], max_kl=0.01, cg_iterations=1, damping=0.0)
+    trpo.step(lambda: given)
+    whole = trpo.report.kl / 0.64 ** (trpo.report.tries - 1)
+    assert whole == pytest.approx(0.01, rel=1e-6)
+
+
+def test_tries_get_shorter_until_the_kl_divergence_is_within_the_limit() -> None:
+    """It is 100 times what its second derivative says: 0.64^10 is 0.0115, 0.64^11 is 0.0074."""
+    given = problem()
+    given.loss_and_kl = lambda: (-1.0, 100 * Quadratic.loss_and_kl(given)[1])
+    trpo = Trpo([given.x], max_kl=0.01)
+    trpo.step(lambda: given)
+    assert trpo.report.tries == 12
+    assert trpo.report.kl == pytest.approx(0.01 * 100 * 0.64**11, rel=1e-4)
+
+
 def test_kl_grows_with_the_square_of_the_step() -> None:
     kls = []
     for limit in (0.01, 0.04):

@@ -15,6 +15,7 @@ import numpy as np
 
 from lightning_maml.rl.environment import Environment, Flags, Floats, State
 from lightning_maml.rl.envs.extra import rl_extra
+from lightning_maml.rl.envs.quiet import without_warnings
 
 with rl_extra():
     import gymnasium
@@ -116,16 +117,17 @@ class Simulator:
         n = len(physics)
         after = np.empty((n, 1, physics.shape[1]))
         sensors = np.empty((n, 1, self.model.nsensordata))
-        self._pool.rollout(
-            [self.model] * n,
-            self._scratch,
-            np.ascontiguousarray(physics),
-            controls[:, None],
-            nstep=1,
-            skip_checks=True,
-            state=after,
-            sensordata=sensors,
-        )
+        with without_warnings():
+            self._pool.rollout(
+                [self.model] * n,
+                self._scratch,
+                np.ascontiguousarray(physics),
+                controls[:, None],
+                nstep=1,
+                skip_checks=True,
+                state=after,
+                sensordata=sensors,
+            )
         return after[:, 0], sensors[:, 0]
 
 
