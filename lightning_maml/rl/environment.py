@@ -104,6 +104,7 @@ class Environment(ABC):
     def side_by_side(self) -> Sequence["Environment"]:
         """Environments like this one that may be called at the same time, from different threads.
 
-        By default this one only.
+        By default this one only. One that stands there twice acts for one part of the tasks after
+        the other. Their number must not depend on the machine: results may, in their last bits.
         """
         return (self,)

@@ -58,7 +58,8 @@ def sample(
     Args:
         environment: what to act in. If it is to be had several times (`side_by_side`), and the
             policies in parts (`DividedPolicies`), the tasks are divided among threads: the policy
-            acts in one part while another is simulated.
+            acts in one part while another is simulated. The division depends on the number of
+            tasks alone, since the last bits of a policy's output may depend on it.
         policies: outputs for observations on this process's CPU; actions have their dtype.
         batch: the tasks; all random numbers follow from their keys.
         streams: episodes side by side in each task.
@@ -78,7 +79,7 @@ def sample(
         parts = [slice(*pair) for pair in pairwise(bounds)]
         batches = [TaskBatch(*(values[part] for values in batch)) for part in parts]
         divided = [policies.part(part) for part in parts]
-        with ThreadPoolExecutor(len(parts)) as pool:
+        with ThreadPoolExecutor(len(set(map(id, several)))) as pool:
 
             def each(function: Callable[..., Any], *args: Iterable[Any]) -> Iterable[Any]:
                 return pool.map(_as_here(function), *args)
@@ -113,15 +114,17 @@ def _act(
     if look is not None:
         look(0, state)
     check_start(environment, observation, run.n)
-    seen = np.empty(0)
+    seen = torch.zeros(run.n, observation.shape[1], dtype=torch.float64)
     broken, nothing = np.zeros(run.n, np.int64), np.zeros(run.n)
     steps: list[tuple[Any, ...]] = []
     for t in count():
-        seen = run.everywhere(np.ascontiguousarray(observation), seen)
-        output = policies(torch.from_numpy(seen).view(batch.tasks, streams, -1)).view(run.n, -1)
+        # In torch's memory: products' last bits depend on how aligned it is, numpy's is less so.
+        seen = torch.empty_like(seen) if run.all_on else seen.clone()
+        seen.numpy()[run.on] = observation
+        output = policies(seen.view(batch.tasks, streams, -1)).view(run.n, -1)
         output, action, lost = _actions(output, run.noise())
         if lost.any():
-            check_seen(environment, seen[lost & run.alive])
+            check_seen(environment, seen.numpy()[lost & run.alive])
         moved = environment.step(state, action[run.on], run.tasks[run.on])
         if t == 0:
             check_step(environment, moved, run.n)
@@ -133,8 +136,9 @@ def _act(
         failed = (run.everywhere(moved.broken, lost) | lost) & run.alive
         broken += failed
         last = run.alive & (ended | failed | (run.age + 1 >= environment.horizon))
-        taken = torch.from_numpy(seen).to(output)
-        steps.append((taken, action, output, reward, run.age.copy(), last, run.alive & ~lost))
+        steps.append(
+            (seen.to(output), action, output, reward, run.age.copy(), last, run.alive & ~lost)
+        )
         run.age += 1
         again = last & (t + 1 < environment.horizon)
         run.alive &= ~last | again

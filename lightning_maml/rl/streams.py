@@ -43,9 +43,14 @@ class Streams:
         last = self.action_noise.shape[1] - 1  # streams that are over take any
         return self.action_noise[self.rows, np.minimum(self.age, last)]
 
+    @property
+    def all_on(self) -> bool:
+        """Whether the environment has all streams."""
+        return isinstance(self.on, slice)
+
     def everywhere(self, values: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:
         """Values of the streams in `on`, and `elsewhere` ``[n, ...]`` in place of the others."""
-        if isinstance(self.on, slice):
+        if self.all_on:
             return values
         full = elsewhere.copy()
         full[self.on] = values

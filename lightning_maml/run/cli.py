@@ -42,7 +42,12 @@ folder of the config's logger (without a config: under runs/)."""
 
 
 def run(args: list[str] | None = None) -> None:
-    """Run a command, given or that of the shell; errors of users end in one line, exit code 2."""
+    """Run a command, given or that of the shell; errors of users end in one line, exit code 2.
+
+    A user's own classes are found in the working directory, too, as with ``python -m``.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     with readable_output(["lightning_maml", "datamodules"]):
         try:
             MetaLearningCLI(sys.argv[1:] if args is None else args)

@@ -155,9 +155,9 @@ class Robot(Environment):
         return state[which]
 
     def side_by_side(self) -> Sequence[Environment]:
-        """Two, with half of the threads each, if there are several threads."""
+        """Two with half of the threads each, or this one twice if it has one thread."""
         if self._simulator.threads == 1:
-            return (self,)
+            return self, self
         if self._halves is None:
             self._halves = self._half(), self._half()
         return self._halves
