@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from lightning_maml.paper import returns
 from lightning_maml.paper.book import Book
+from lightning_maml.paper.drawing import common_legend, new_figure
 from lightning_maml.paper.reported import ANT_D, ANT_V, CHEETAH_D, CHEETAH_V
 
 PANELS = {
@@ -20,5 +21,10 @@ EXPERIMENTS = returns.experiments(tuple(PANELS))
 
 
 def draw(book: Book) -> Figure:
-    """Returns per number of gradient steps."""
-    return returns.returns(PANELS, book)
+    """Returns per number of gradient steps, a panel per environment."""
+    figure = new_figure(10.4, 8.2)
+    panels = figure.subplots(2, 2).flatten()
+    for axes, (task, panel) in zip(panels, PANELS.items(), strict=True):
+        returns.draw_returns(axes, task, panel, book)
+    common_legend(figure, list(panels), 3)
+    return figure

@@ -106,16 +106,36 @@ def read_fits(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: naming file and key if it is malformed or not there.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: must be a JSON file of fits, but {error}.") from error
-    tasks = _get(path, content, "tasks", list)
+    tasks = _tasks_of(path)
     for task in tasks:
         for name in ("support_x", "support_y", "query_x", "query_y"):
             _numbers(path, task, name, None)
         for step, outputs in _get(path, task, "outputs", dict).items():
             _numbers(path, {step: outputs}, step, len(task["query_x"]))
+    return tasks
+
+
+def read_tracks(path: Path) -> list[dict[str, Any]]:
+    """The tasks of a file of trajectories (lightning_maml/rl/trajectory_figure.py), in their order.
+
+    Raises:
+        ValueError: naming file and key if it is malformed or not there.
+    """
+    tasks = _tasks_of(path)
+    for task in tasks:
+        _numbers(path, task, "goal", 2)
+        for tracks in _get(path, task, "tracks", dict).values():
+            for k, point in enumerate(point for track in tracks for point in track):
+                _numbers(path, {f"point {k}": point}, f"point {k}", 2)
+    return tasks
+
+
+def _tasks_of(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: must be a JSON file of fits, but {error}.") from error
+    tasks: list[dict[str, Any]] = _get(path, content, "tasks", list)
     return tasks
 
 

@@ -3,18 +3,10 @@
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from lightning_maml.paper.book import Book
 from lightning_maml.paper.cells import RL_METHODS
-from lightning_maml.paper.drawing import (
-    LOOKS,
-    common_legend,
-    draw_ours,
-    draw_reported,
-    label_steps,
-    new_figure,
-)
+from lightning_maml.paper.drawing import LOOKS, draw_ours, draw_reported, label_steps
 from lightning_maml.paper.reported import LOCOMOTION, RETURNS, Curve, curve
 
 METHODS = ("MAML", "pretrained", "random", "oracle")
@@ -26,23 +18,16 @@ def experiments(tasks: Sequence[str]) -> list[str]:
     return [_experiment(task, method) for task in tasks for method in RL_METHODS]
 
 
-def returns(panels_of: dict[str, str], book: Book) -> Figure:
-    """One panel per environment: the readings of the figure, the authors' files, and ours."""
-    columns = min(2, len(panels_of))
-    rows = -(-len(panels_of) // columns)
-    figure = new_figure(5.2 * columns, 3.4 * rows + 1.4)
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, (task, panel) in zip(panels, panels_of.items(), strict=True):
-        for method in METHODS:
-            if (read := curve(LOCOMOTION, method, panel)) is not None:
-                draw_reported(axes, read, STEPS, "paper's figure")
-            if (filed := curve(RETURNS, method, panel)) is not None:
-                _draw_filed(axes, filed)
-            if (chosen := book.get(_experiment(task, method.lower()))) is not None:
-                draw_ours(axes, method, chosen, STEPS)
-        label_steps(axes, panel, "average return")
-    common_legend(figure, list(panels), columns + 1)
-    return figure
+def draw_returns(axes: Axes, task: str, panel: str, book: Book) -> None:
+    """One environment: the readings of the figure, the authors' files, and ours."""
+    for method in METHODS:
+        if (read := curve(LOCOMOTION, method, panel)) is not None:
+            draw_reported(axes, read, STEPS, "paper's figure")
+        if (filed := curve(RETURNS, method, panel)) is not None:
+            _draw_filed(axes, filed)
+        if (chosen := book.get(_experiment(task, method.lower()))) is not None:
+            draw_ours(axes, method, chosen, STEPS)
+    label_steps(axes, panel, "average return")
 
 
 def _experiment(task: str, method: str) -> str:

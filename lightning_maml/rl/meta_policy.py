@@ -22,7 +22,7 @@ from lightning_maml.rl.environment_checks import check_environment, check_tasks
 from lightning_maml.rl.policy_engine import Curvature, PolicyEngine
 from lightning_maml.rl.rollout import Look, sample
 from lightning_maml.rl.trajectories import Trajectories, Watched
-from lightning_maml.rl.trajectory_figure import figures
+from lightning_maml.rl.trajectory_figure import PAPER_STEPS, figures, plain_tracks
 from lightning_maml.rl.trpo import Trpo
 from lightning_maml.rl.videos import Videos
 from lightning_maml.run.callbacks import callbacks_for
@@ -149,14 +149,15 @@ class MetaPolicy(LightningModule):
         """
         return self._evaluate(batch, inner_steps)[0]
 
-    def watch(self, batch: TaskBatch, look: Look) -> list[Watched]:
+    def watch(self, batch: TaskBatch, look: Look, inner_steps: int | None = None) -> list[Watched]:
         """Evaluation's rollouts before and after adaptation, with what `look` notes of each state.
 
         Without inner steps there is but one.
         """
+        steps = self.eval_inner_steps if inner_steps is None else inner_steps
         noted: list[Any] = []
         watched = []
-        acting = self._evaluation(batch, self.eval_inner_steps, lambda *at: noted.append(look(*at)))
+        acting = self._evaluation(batch, steps, lambda *at: noted.append(look(*at)))
         for acted in acting:
             watched.append(Watched(acted.paths, noted.copy()))
             noted.clear()
@@ -165,6 +166,11 @@ class MetaPolicy(LightningModule):
     def pictures(self, batch: TaskBatch) -> list[Picture]:
         """Figures of the first tasks, where there is a way to draw them (trajectory_figure.py)."""
         return figures(self.environment, batch, self.watch)
+
+    def tracks(self, batch: TaskBatch) -> dict[str, Any] | None:
+        """Trajectories in the first tasks as plain data, for Figure 4 (trajectory_figure.py)."""
+        steps = min(PAPER_STEPS, self.eval_inner_steps)
+        return plain_tracks(self.environment, batch, partial(self.watch, inner_steps=steps), steps)
 
     # -- Lightning ------------------------------------------------------------------------------
 

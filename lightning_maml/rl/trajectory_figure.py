@@ -4,6 +4,7 @@ Drawn are episodes that evaluation has, made again from the same random numbers.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,15 +16,15 @@ from lightning_maml.rl.trajectories import Watched
 from lightning_maml.run.figures import Picture, picture
 
 TASKS, TRAJECTORIES, COLUMNS = 4, 2, 2
+PAPER_STEPS = 3  # Figure 4 has none and three
 STYLES = (("C0:", 1.0, "before adaptation"), ("C1-", 0.9, "after adaptation"))
 
+Watch = Callable[[TaskBatch, Look], list[Watched]]
 Tracks = Sequence[Sequence[Floats]]
 """Positions ``[steps + 1, 2]`` in some episodes of each task."""
 
 
-def figures(
-    environment: Environment, batch: TaskBatch, watch: Callable[[TaskBatch, Look], list[Watched]]
-) -> list[Picture]:
+def figures(environment: Environment, batch: TaskBatch, watch: Watch) -> list[Picture]:
     """One figure of the first tasks; none where the environment has no positions to draw.
 
     `watch` gives the rollouts before and after adaptation, or one without inner steps.
@@ -31,12 +32,42 @@ def figures(
     Raises:
         ValueError: if the environment's `positions` are not ``[n, 2]``.
     """
+    seen = _seen(environment, batch, watch)
+    return [] if seen is None else [trajectories(*seen)]
+
+
+def plain_tracks(
+    environment: Environment, batch: TaskBatch, watch: Watch, steps: int
+) -> dict[str, Any] | None:
+    """What `figures` draws as plain data: goals and tracks before and after `steps` inner steps."""
+    seen = _seen(environment, batch, watch)
+    if seen is None:
+        return None
+    goals, rollouts = seen
+    numbers = dict(zip((0, steps), rollouts, strict=False))
+    tasks = [
+        {
+            "goal": goal.tolist(),
+            "tracks": {
+                str(k): [track.round(4).tolist() for track in rollout[number]]
+                for k, rollout in numbers.items()
+            },
+        }
+        for number, goal in enumerate(goals)
+    ]
+    return {"steps": list(numbers), "tasks": tasks}
+
+
+def _seen(
+    environment: Environment, batch: TaskBatch, watch: Watch
+) -> tuple[Floats, list[Tracks]] | None:
+    """Goals of the first tasks, and tracks before and after adaptation."""
     positions = getattr(environment, "positions", None)
     if positions is None or environment.task_size != 2:
-        return []
+        return None
     few = TaskBatch(*(part[:TASKS].cpu() for part in batch))
     watched = watch(few, lambda _, state: np.array(positions(state)))
-    return [trajectories(few.task.double().numpy(), [tracks(one) for one in watched])]
+    return few.task.double().numpy(), [tracks(one) for one in watched]
 
 
 def tracks(watched: Watched) -> Tracks:

@@ -1,4 +1,4 @@
-"""What `test` keeps of regressions: the fits of the first tasks, for Figures 2 and 7.
+"""What `test` keeps of single tasks, for Figures 2, 4 and 7: the first ones.
 
 Knows episodes and outputs. Knows nothing of figures; lightning_maml/paper reads the file.
 """
@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_maml.episode import Episode
+from lightning_maml.episode import Episode, TaskBatch
 
 TASKS = 20
+DIGITS = 6
 STEPS = (0, 1, 10)  # those that the paper draws; the last step is kept as well
 
 
@@ -23,23 +24,23 @@ class FirstTasks:
     """
 
     def __init__(self) -> None:
-        self._parts: list[Episode] = []
+        self._parts: list[Episode | TaskBatch] = []
         self._tasks = 0
 
-    def add(self, batch: Episode) -> None:
-        """Keep what is still missing of a batch, if it is a regression of one number."""
+    def add(self, batch: Episode | TaskBatch) -> None:
+        """Keep what is still missing of a batch: tasks to act in, regressions of one number."""
         missing = TASKS - self._tasks
-        if missing > 0 and drawable(batch):
-            part = Episode(*(values[:missing] for values in batch))
+        if missing > 0 and (isinstance(batch, TaskBatch) or drawable(batch)):
+            part = type(batch)(*(values[:missing] for values in batch))
             self._parts.append(part)
             self._tasks += part.tasks
 
-    def take(self) -> Episode | None:
+    def take(self) -> Episode | TaskBatch | None:
         """What was collected, None if nothing; the next test starts anew."""
         parts, self._parts, self._tasks = self._parts, [], 0
         if not parts:
             return None
-        return Episode(*(torch.cat(values) for values in zip(*parts, strict=True)))
+        return type(parts[0])(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 def drawable(episode: Episode) -> bool:
@@ -92,4 +93,4 @@ def kept_steps(last: int) -> list[int]:
 
 
 def _numbers(values: Tensor) -> list[float]:
-    return [float(value) for value in values]
+    return [float(f"{value:.{DIGITS}g}") for value in values.tolist()]

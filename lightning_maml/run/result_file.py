@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_maml.episode import Episode
+from lightning_maml.episode import Episode, TaskBatch
 from lightning_maml.fingerprint import fingerprint
 from lightning_maml.run.files import unused_stem, write_whole
 from lightning_maml.run.fits import FirstTasks, fits
@@ -34,9 +34,10 @@ class ResultFile(Callback):
     ``test_result_2.json`` and so on. The JSON file holds the metric after each number of inner
     steps (mean, 95% CI, median, number of diverged tasks; what is not finite is null), the
     fingerprint of the tasks, and where the result comes from (provenance.py). The CSV file holds
-    loss and metric of each task. Of regressions of one number on one number the fits of the first
-    tasks go to ``test_result_fits.json`` (fits.py), which the result names under "fits" (else
-    null). With ``Trainer(fast_dev_run=...)`` only the table.
+    loss and metric of each task. The fits of the first tasks go to ``test_result_fits.json``, which
+    the result names under "fits" (else null): of regressions of one number on one number (fits.py),
+    and trajectories in the plane where the learner has them (its `tracks`). With
+    ``Trainer(fast_dev_run=...)`` only the table.
 
     Attributes:
         path: the result file of the last test, None before.
@@ -51,12 +52,12 @@ class ResultFile(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Episode,
+        batch: Episode | TaskBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Remember the first tasks, which are those of the first process."""
-        if trainer.is_global_zero and isinstance(batch, Episode):
+        if trainer.is_global_zero and isinstance(batch, Episode | TaskBatch):
             self._first.add(batch)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,8 +93,10 @@ def curve_facts(summary: CurveSummary) -> dict[str, Any]:
     return {"steps": list(range(len(summary.mean))), **lists}
 
 
-def fits_of(learner: Any, first: Episode) -> dict[str, Any] | None:
+def fits_of(learner: Any, first: Episode | TaskBatch) -> dict[str, Any] | None:
     """The fits of the first tasks; None for a learner that cannot give its outputs."""
+    if isinstance(first, TaskBatch):
+        return getattr(learner, "tracks", lambda tasks: None)(first)
     outputs = getattr(learner, "outputs", None)
     return None if outputs is None else fits(first, outputs(first).detach())
 

@@ -153,18 +153,30 @@ def fits() -> dict[str, Any]:
     return {"fingerprint": "0123456789abcdef", "steps": [0, 1, 10], "tasks": tasks}
 
 
+def tracks() -> dict[str, Any]:
+    """Trajectories of four tasks: around the start, and to the goal in ten steps."""
+    tasks = []
+    for t in range(4):
+        goal = [0.4 - 0.2 * t, 0.1 * t - 0.3]
+        before = [[[0.0, 0.0], [0.1, 0.02 * t]], [[0.0, 0.0], [0.0, -0.1]]]
+        after = [[[k / 10 * x for x in goal] for k in range(11)]]
+        tasks.append({"goal": goal, "tracks": {"0": before, "3": after}})
+    return {"fingerprint": "0123456789abcdef", "steps": [0, 3], "tasks": tasks}
+
+
 Store = Callable[..., Path]
 
 
 def store(folder: Path, name: str, place: str | None = None, **changes: Any) -> Path:
-    """Write a result file (and fits, for sinusoids of one input) into a folder of its own."""
+    """Write a result file into a folder of its own, and the fits that figures take."""
     content = result(name, **changes)
     path = folder / (place or name) / "test_result.json"
     path.parent.mkdir(parents=True)
-    drawn = name.startswith(("sinusoid_maml", "sinusoid_pretrained")) and "fits" not in changes
-    if drawn:
+    regression = name.startswith(("sinusoid_maml", "sinusoid_pretrained"))
+    if "fits" not in changes and (regression or name in ("point", "point_pretrained")):
         content["fits"] = "test_result_fits.json"
-        path.with_name("test_result_fits.json").write_text(json.dumps(fits()), encoding="utf-8")
+        drawn = json.dumps(fits() if regression else tracks())
+        path.with_name("test_result_fits.json").write_text(drawn, encoding="utf-8")
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
 

@@ -1,5 +1,6 @@
 """Figures: the values given, every axis named, PNG and SVG, and no method that has no result."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from lightning_maml.paper.contents import PARTS, needs
 from lightning_maml.paper.drawing import LOOKS, save
 from lightning_maml.paper.readings import OURS, readings
 from lightning_maml.paper.results import read_results
-from tests.paper.conftest import fits, result, store
+from tests.paper.conftest import fits, result, store, tracks
 
 FIGURES = [part for part in PARTS.values() if part.draw]
 SHOTS = {"figure3": (10,), "figure6": (5, 10, 20)}
@@ -190,3 +191,34 @@ def test_numbers_behind_a_figure(tmp_path) -> None:
     assert oracle == [("0.05", "", "", "", "0.01"), ("",) * 5]
     sources = [line.source for line in readings("figure5", book_of(tmp_path)).lines]  # type: ignore[union-attr]
     assert sources[:3] == ["read off the figure", "the authors' result files", OURS]
+
+
+def test_trajectories_are_those_of_the_file(everything) -> None:
+    _, *below = panels(PARTS["figure4"], everything)
+    titles = [axes.get_title() for axes in below]
+    assert titles == [f"{who}, task {k}" for who in ("MAML", "pretrained") for k in (0, 1)]
+    for place, axes in enumerate(below):
+        task, drawn = tracks()["tasks"][place % 2], lines(axes)
+        np.testing.assert_array_equal(drawn["goal"], [task["goal"]])
+        np.testing.assert_array_equal(drawn["3 gradient steps"], task["tracks"]["3"][0])
+        several = [line for line in axes.get_lines() if line.get_label() == "pre-update"]
+        for line, track in zip(several, task["tracks"]["0"], strict=True):
+            np.testing.assert_array_equal(line.get_xydata(), track)
+
+
+def test_returns_are_on_a_logarithmic_axis_and_an_oracle_is_a_level(tmp_path) -> None:
+    store(tmp_path, "point_oracle", steps=[0], mean=[-2.5], ci95=[0.5], median=[-2], diverged=[0])
+    above, *below = panels(PARTS["figure4"], tmp_path)
+    assert above.get_yscale() == "symlog"
+    np.testing.assert_array_equal(lines(above)["oracle, ours"], [[0, -2.5], [3, -2.5]])
+    assert all(not lines(axes) for axes in below)
+
+
+@pytest.mark.parametrize("wrong", [{"goal": [0.1]}, {"tracks": {"0": [[[0.0, 0.0], [1.0]]]}}])
+def test_malformed_trajectories_are_named(wrong, tmp_path) -> None:
+    path = store(tmp_path, "point").with_name("test_result_fits.json")
+    content = tracks()
+    content["tasks"][1] |= wrong
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{path.name}: `(goal|point 1)`"):
+        panels(PARTS["figure4"], tmp_path)

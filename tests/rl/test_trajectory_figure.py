@@ -1,5 +1,7 @@
 """Figures of trajectories: the points drawn, where they go, and that the run does not notice."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -151,3 +153,22 @@ def test_figures_reach_tensorboard_and_change_nothing(tmp_path, monkeypatch) -> 
     for name, value in plain.policy.state_dict().items():
         assert torch.equal(value, model.policy.state_dict()[name])
     assert torch.equal(plain.curve.collected()[0].metric, model.curve.collected()[0].metric)
+
+
+def test_a_test_keeps_the_tracks_of_the_first_tasks(tmp_path) -> None:
+    """Their rewards, minus the distances to the goal, give the returns of these episodes."""
+    model = learner(Point(horizon=20), trajectories=2, eval_inner_steps=2)
+    settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+    Trainer(default_root_dir=tmp_path, **settings).test(model, data(), verbose=False)
+    content = json.loads((tmp_path / "test_result_fits.json").read_text(encoding="utf-8"))
+    given = data().samplers["test"](0, 4)
+    first, _, last = model._act(given, 2, 2, pooled=False)
+    assert content["steps"] == [0, 2]
+    for number, task in enumerate(content["tasks"]):
+        np.testing.assert_allclose(task["goal"], given.task[number], atol=1e-6)
+        for step, acted in (("0", first), ("2", last)):
+            rewards = acted.paths.rewards[number, :, :20]
+            for track, expected in zip(task["tracks"][step], rewards, strict=True):
+                distances = np.linalg.norm(np.array(track[1:]) - task["goal"], axis=1)
+                np.testing.assert_allclose(-distances, expected[: len(distances)], atol=2e-4)
+    assert len(content["tasks"]) == 4
