@@ -85,12 +85,14 @@ def test_fits_of_the_first_tasks_lie_beside_it(tmp_path) -> None:
     episode = data.samplers["test"](0, 20)
     for t, task in enumerate(drawn["tasks"]):
         x, order = episode.query_x[t].flatten().sort()
-        assert task["query_x"] == pytest.approx(x.tolist(), rel=1e-5)
-        assert task["query_y"] == pytest.approx(
-            episode.query_y[t].flatten()[order].tolist(), rel=1e-5
-        )
-        assert task["support_x"] == pytest.approx(episode.support_x[t].flatten().tolist(), rel=1e-5)
-        assert task["support_y"] == pytest.approx(episode.support_y[t].flatten().tolist(), rel=1e-5)
+        expected = {
+            "query_x": x,
+            "query_y": episode.query_y[t].flatten()[order],
+            "support_x": episode.support_x[t].flatten(),
+            "support_y": episode.support_y[t].flatten(),
+        }
+        for name, values in expected.items():
+            assert task[name] == pytest.approx(values.tolist(), rel=1e-5)
         for step in (0, 1, 2):
             adapted = learner.adapt(episode.support_x[t], episode.support_y[t], step)
             output = torch.func.functional_call(learner.model, adapted, (x[:, None],))
