@@ -300,12 +300,12 @@ class MetaPolicy(LightningModule):
     def _log_training(self, acted: Sequence[Acted], update_s: float) -> None:
         report = cast(Trpo, self.optimizers(use_pl_optimizer=False)).report
         assert report is not None
-        steps = sum(one.paths.steps for one in acted)
+        first, steps = acted[0].paths, sum(one.paths.steps for one in acted)
         sampling_s = sum(one.sampling_s for one in acted)
         values = {
-            "return_before": acted[0].paths.returns.mean(),
+            "return_before": first.returns.mean(),
             "return": acted[-1].paths.returns.mean(),
-            "std": acted[0].paths.outputs.chunk(2, dim=-1)[1].exp().mean(),
+            "std": first.outputs[first.valid].chunk(2, dim=-1)[1].exp().mean(),
             "explained_variance": acted[-1].samples.explained_variance.mean(),
             "broken": sum(one.paths.broken.sum() for one in acted),
             "samples_per_s": steps / sampling_s,
