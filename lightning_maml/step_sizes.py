@@ -22,17 +22,20 @@ class StepSizes:
         inner_lr: the fixed step size, or the value that learned ones start from.
         learned: ``None`` (fixed), or how many are learned: ``"one"``, ``"per_tensor"``,
             ``"per_tensor_and_step"``, ``"per_weight"``.
+        later: the fixed step size of all steps but the first; ``None``: `inner_lr` there, too.
 
     Raises:
-        ValueError: if `inner_lr` is negative or not finite, or `learned` is not a known form.
+        ValueError: if a step size is negative or not finite, or `learned` is not a known form.
     """
 
     inner_lr: float
     learned: Learned | None = None
+    later: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.inner_lr < float("inf"):
-            raise ValueError(f"`inner_lr` must be a finite number >= 0, got {self.inner_lr}.")
+        for name, value in (("inner_lr", self.inner_lr), ("later_inner_lr", self.later)):
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"`{name}` must be a finite number >= 0, got {value}.")
         if self.learned is not None and self.learned not in get_args(Learned):
             raise ValueError(
                 f"`learn_inner_lr` must be one of {list(get_args(Learned))} or None, "
@@ -67,7 +70,7 @@ class StepSizes:
         Steps past the last trained one (evaluation may take more) use that one's.
         """
         if self.learned is None:
-            return self.inner_lr
+            return self.later if step and self.later is not None else self.inner_lr
         if self.learned == "one":
             return learned["all"]
         alpha = learned[name]

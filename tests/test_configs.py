@@ -184,8 +184,8 @@ def test_policies_have_the_numbers_of_the_paper(name) -> None:
     tasks, trajectories, horizon, alpha, steps, updates = (POLICIES | ONE_POLICY)[name]
     assert (data["meta_batch_size"], model["trajectories"]) == (tasks, trajectories)
     assert model["environment"]["init_args"]["horizon"] == horizon
-    later = 0.001 if name == "ant_direction" else alpha / 2
-    assert (model["inner_lr"], model["later_inner_lr"]) == (alpha, later)
+    later = alpha * (0.01 if name.startswith("ant_direction") else 0.5)
+    assert (model["inner_lr"], model["later_inner_lr"]) == (alpha, pytest.approx(later))
     assert (model["inner_steps"], model["eval_inner_steps"]) == (int(meta), steps)
     assert model["pooled"] == (not meta)
     evaluated = 8000 if name.startswith("ant_direction") else 4000  # time steps
@@ -193,6 +193,7 @@ def test_policies_have_the_numbers_of_the_paper(name) -> None:
     assert (model["discount"], data["test_tasks"]) == (0.99, 40)
     assert model["max_kl"] == (0.02 if meta and name.startswith("cheetah_direction") else 0.01)
     assert config["trainer"]["max_steps"] == updates
+    assert updates % data["train_batches_per_epoch"] == 0  # the last ones are validated
     policy = model["policy"]["init_args"]
     if name.endswith("context"):
         assert (model["adapts"], policy["size"]) == (["context"], 20)

@@ -181,7 +181,8 @@ def _rl(task: str, method: str = "maml") -> Experiment:
         return replace(one, updates=PRETRAINING_UPDATES[task])
     if method == "random":  # a policy as it is drawn
         alpha = RANDOM_STEP_SIZES[task]
-        flags = (f"--model.inner_lr {alpha:g}", f"--model.later_inner_lr {alpha / 2:g}")
+        later = alpha * (0.01 if task == "ant_direction" else 0.5)
+        flags = (f"--model.inner_lr {alpha:g}", f"--model.later_inner_lr {later:g}")
         return replace(one, config=task, updates=0, checkpoint="", test_flags=flags)
     return one
 

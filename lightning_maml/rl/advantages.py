@@ -91,7 +91,7 @@ class _Valid:
         if self.whole:
             return values.view(self.shape)
         everywhere = values.new_zeros(len(values), self.shape[1] * self.shape[2])
-        return everywhere.scatter(1, self.place, values).view(self.shape)
+        return everywhere.scatter(1, self.place, values * self.weight).view(self.shape)
 
 
 def samples(

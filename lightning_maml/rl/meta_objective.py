@@ -68,9 +68,8 @@ def objective(
     """Loss and KL divergence of one task."""
     theta, _ = _adapt(loop, losses.inner, meta, rollouts)
     x, y = rollouts[-1].query_x, rollouts[-1].query_y
-    return Objective(
-        losses.surrogate(theta, meta.held, x, y)[0], losses.kl(theta, meta.held, x, y)[0]
-    )
+    loss, output = losses.surrogate(theta, meta.held, x, y)
+    return Objective(loss, mean_kl(output, y))
 
 
 def gradient(

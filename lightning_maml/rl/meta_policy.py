@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -13,7 +12,7 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 
-from lightning_maml.episode import TaskBatch
+from lightning_maml.episode import Episode, TaskBatch
 from lightning_maml.fingerprint import task_digests
 from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.rl.advantages import Samples, samples
@@ -127,8 +126,8 @@ class MetaPolicy(LightningModule):
         check_environment(environment)
         _check_policy(policy, environment)
         _check_render(render, environment)
-        self.inner_loop = InnerLoop(inner_steps, StepSizes(float(inner_lr)), first_order)
-        self.later = StepSizes(float(inner_lr if later_inner_lr is None else later_inner_lr))
+        step_sizes = StepSizes(inner_lr, later=later_inner_lr)
+        self.inner_loop = InnerLoop(inner_steps, step_sizes, first_order)
         self.eval_inner_steps, self.trajectories = eval_inner_steps, trajectories
         self.eval_trajectories = trajectories if eval_trajectories is None else eval_trajectories
         self.discount, self.gae_lambda, self.pooled = discount, gae_lambda, pooled
@@ -198,7 +197,7 @@ class MetaPolicy(LightningModule):
                 "the weights are those before it. Try a smaller `inner_lr`, now "
                 f"{self.inner_loop.step_sizes.inner_lr}."
             )
-        rollouts = [tree_to(one.samples.episode, self.device) for one in acted]
+        rollouts = [one.samples.episode for one in acted]
         start = time.perf_counter()
         problem = self.engine.problem(self.inner_loop, rollouts, self._mean_over_processes)
         optimizer = self.optimizers()
@@ -288,10 +287,9 @@ class MetaPolicy(LightningModule):
             )  # fmt: skip
             sampled = time.perf_counter()
             made = samples(paths, self.discount, self.gae_lambda, pooled)
+            made = made._replace(episode=moved(made.episode, self.device))
             if step < inner_steps:
-                loop = self.inner_loop
-                loop = replace(loop, step_sizes=self.later) if step else loop
-                theta = self.engine.update(loop, theta, tree_to(made.episode, self.device), step)
+                theta = self.engine.update(self.inner_loop, theta, made.episode, step)
             yield Acted(paths, made, sampled - start, time.perf_counter() - sampled)
 
     def _mean_over_processes(self, vector: Tensor) -> Tensor:
@@ -341,9 +339,10 @@ class MetaPolicy(LightningModule):
         self.log_dict(values | {"step": float(self.global_step)})
 
 
-def tree_to(batch: Any, device: torch.device) -> Any:
-    """A named tuple of tensors on another device."""
-    return type(batch)(*(tensor.to(device) for tensor in batch))
+def moved(episode: Episode, device: torch.device) -> Episode:
+    """Samples on another device; support and query are the same."""
+    x, y = episode.query_x.to(device), episode.query_y.to(device)
+    return Episode(x, y, x, y)
 
 
 def _check_counts(**given: tuple[int | None, int]) -> None:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from lightning_maml.episode import Episode
 from lightning_maml.functional_model import module_tensors, second_derivatives, task_loss
 from lightning_maml.inner_loop import InnerLoop, MetaParams, Params, inner_step
+from lightning_maml.meta_gradient import chunks
 from lightning_maml.rl.meta_objective import (
     PolicyLosses,
     Rollouts,
@@ -27,6 +28,7 @@ from lightning_maml.rl.meta_objective import (
 from lightning_maml.rl.partial_evaluation import Split
 from lightning_maml.rl.policy_loss import filled_up
 from lightning_maml.rl.task_policies import TaskPolicies
+from lightning_maml.rl.trpo import set_parameters
 
 Curvature = Literal["exact", "finite_differences"]
 Reduce = Callable[[Tensor], Tensor]
@@ -120,10 +122,12 @@ class PolicyEngine:
         n = -(-most // digit) * digit
         return MetaProblem(self, loop, [filled_up(rollout, n) for rollout in rollouts], reduce)
 
-    def split(self, loop: InnerLoop, fixed: Any, u: MetaParams) -> Split:
+    def program(self, loop: InnerLoop, fixed: Any, u: MetaParams) -> Split:
         """The Fisher product of a chunk, summed over its tasks, prepared for many vectors."""
-        shapes = tuple(t.shape for t in tree_flatten(fixed)[0])
-        if (key := (loop, shapes)) not in self._programs:
+        leaves = tree_flatten(fixed)[0]
+        autocast = torch.is_autocast_enabled(leaves[0].device.type)
+        kinds = tuple((t.shape, t.dtype, t.device) for t in leaves)
+        if (key := (loop, kinds, autocast)) not in self._programs:
             losses = self.losses()
 
             def product(fixed: tuple[MetaParams, Rollouts], u: MetaParams) -> MetaParams:
@@ -144,10 +148,8 @@ class MetaProblem:
         self.engine, self.loop, self.reduce = engine, loop, reduce
         self.losses = engine.losses()
         self.tasks, size = rollouts[0].tasks, engine.tasks_at_once
-        self.chunks: list[list[Episode]] = [
-            tree_map(lambda t, i=i: t[i : i + size], list(rollouts))
-            for i in range(0, self.tasks, size)
-        ]
+        cut = (chunks(rollout, size) for rollout in rollouts)
+        self.chunks: list[Rollouts] = list(zip(*cut, strict=True))
         self.spec = tree_flatten(engine.meta())[1]
         self._prepared: list[tuple[Split, list[Tensor]]] = []
 
@@ -178,7 +180,7 @@ class MetaProblem:
         meta = self.engine.meta()
         with second_derivatives(self.engine.policy):
             for chunk in self.chunks:
-                split = self.engine.split(self.loop, (meta, chunk), meta)
+                split = self.engine.program(self.loop, (meta, chunk), meta)
                 self._prepared.append((split, split.prepare((meta, chunk))))
 
     def _difference(self, direction: Tensor) -> Tensor:
@@ -189,7 +191,7 @@ class MetaProblem:
         eps = 1 / (theta.norm() + 1e-8)
         sides = []
         for sign in (1, -1):
-            torch.nn.utils.vector_to_parameters(theta + sign * eps * direction, parameters)
+            set_parameters(parameters, theta + sign * eps * direction)
             sides.append(self._gradient_of(self.losses.kl)[0])
         for parameter, value in zip(parameters, old, strict=True):
             parameter.copy_(value)
@@ -198,14 +200,14 @@ class MetaProblem:
     def _gradient_of(self, outer: Any) -> tuple[Tensor, Tensor]:
         per_task = vmap(partial(gradient, self.loop, self.losses.inner, outer), in_dims=(None, 0))
 
-        def chunk_sum(meta: MetaParams, chunk: list[Episode]) -> Tensor:
+        def chunk_sum(meta: MetaParams, chunk: Rollouts) -> Tensor:
             grads, loss = tree_map(lambda t: t.sum(dim=0), per_task(meta, chunk))
             return torch.cat([parameters_to_vector(tree_flatten(grads)[0]), loss[None]])
 
         both = self._mean(chunk_sum)
         return both[:-1], both[-1]
 
-    def _mean(self, chunk_sum: Callable[[MetaParams, list[Episode]], Tensor]) -> Tensor:
+    def _mean(self, chunk_sum: Callable[[MetaParams, Rollouts], Tensor]) -> Tensor:
         meta = self.engine.meta()
         with second_derivatives(self.engine.policy):
             total = sum(chunk_sum(meta, chunk) for chunk in self.chunks)

@@ -39,8 +39,11 @@ class TaskPolicies:
             self._act = gaussian_mlps(policy, theta)
 
     def __call__(self, observations: Tensor) -> Tensor:
-        """Outputs on the CPU, of the parameters' dtype."""
-        return self._act(observations.to(self.like)).to(self.like.dtype).cpu()
+        """Outputs on the CPU, of the parameters' dtype; also under autocast: what sampled must
+        be known exactly, and autocast is a thread's own.
+        """
+        with torch.autocast(self.like.device.type, enabled=False):
+            return self._act(observations.to(self.like)).cpu()
 
     def part(self, tasks: slice) -> TaskPolicies:
         """The policies of some tasks."""

@@ -1,12 +1,12 @@
 """TRPO (Schulman et al. 2015) as an optimizer: the meta-optimizer of Algorithm 3 (App. A.2)."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 Product = Callable[[Tensor], Tensor]
 
@@ -39,6 +39,13 @@ class TrpoReport(NamedTuple):
     kl: float
     tries: int
     accepted: bool
+
+
+@torch.no_grad()
+def set_parameters(parameters: Sequence[Tensor], vector: Tensor) -> None:
+    """Copy a flat vector into parameters (torch's own makes them views of it)."""
+    for p, part in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
+        p.copy_(part.view_as(p))
 
 
 def conjugate_gradient(
@@ -141,7 +148,7 @@ def _line_search(
     start = parameters_to_vector(parameters)
     tries = group["max_backtracks"] if torch.isfinite(step).all() else 0
     for number in range(tries):
-        vector_to_parameters(start - group["backtrack_ratio"] ** number * step, parameters)
+        set_parameters(parameters, start - group["backtrack_ratio"] ** number * step)
         loss, kl = problem.loss_and_kl()
         if loss < before and kl <= group["max_kl"]:
             return TrpoReport(before, loss, kl, number + 1, True)

@@ -52,6 +52,16 @@ def test_mlps_are_those_of_vmap_to_the_bit() -> None:
         assert torch.equal(found(x), found._any_module(x))
 
 
+@pytest.mark.parametrize("make", [GaussianMLP, Doubled])
+def test_autocast_does_not_reach_what_samples(make) -> None:
+    engine, x = PolicyEngine(make(20, 6)), torch.randn(5, 4, 20)
+    found = engine.policies(own_theta(engine, 5))
+    with torch.no_grad():
+        expected = found(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(found(x), expected)
+
+
 def test_parameters_that_are_not_adapted_are_the_module_s() -> None:
     policy, x = GaussianMLP(3, 2), torch.randn(5, 4, 3)
     engine = PolicyEngine(policy, adapts=("log_std",))

@@ -73,6 +73,23 @@ def test_ridge_grows_until_it_is_felt() -> None:
         assert predicted.item() == pytest.approx(found, abs=1e-3)
 
 
+def test_baselines_of_many_features_are_right_on_several_threads() -> None:
+    """The ant has 254; torch 2.14's batched `solve` is wrong there on more than one thread."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 400, 254, generator=generator, dtype=torch.float64)
+    y = torch.randn(3, 400, generator=generator, dtype=torch.float64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = linear_baseline.fit(x, y, torch.ones_like(y))
+    finally:
+        torch.set_num_threads(before)
+    for task in range(3):
+        a, b = x[task].numpy(), y[task].numpy()
+        expected = np.linalg.solve(a.T @ a + 1e-5 * np.eye(254), a.T @ b)
+        np.testing.assert_allclose(found[task].numpy(), expected, rtol=1e-8, atol=1e-10)
+
+
 def paths(valid, rewards):
     tasks, streams, steps = valid.shape
     generator = torch.Generator().manual_seed(2)

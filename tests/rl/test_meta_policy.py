@@ -73,7 +73,6 @@ def test_training_helps_and_steps_up_the_loss_harm(tmp_path) -> None:
     assert after[-1] > before[-1] + 1
     assert after[1] > after[0] + 0.5
     model.inner_loop.step_sizes.__dict__["inner_lr"] = -0.1  # against the gradient
-    model.later.__dict__["inner_lr"] = -0.1
     against = model.evaluate(batch()).metric.mean(dim=1)
     assert against[1] < against[0] - 0.5
 
@@ -159,6 +158,13 @@ def test_chunks_of_tasks_give_the_same_gradient_and_product() -> None:
     product = whole.fisher_product(gradient)
     torch.testing.assert_close(product, chunked.fisher_product(gradient))
     assert whole.loss_and_kl() == pytest.approx(chunked.loss_and_kl(), abs=1e-9)
+
+
+@torch.no_grad()
+def test_update_starts_at_the_policies_that_sampled() -> None:
+    """Also where later steps have a step size of their own."""
+    loss, kl = problem(inner_steps=3, later_inner_lr=0.4).loss_and_kl()
+    assert (loss, kl) == pytest.approx((0, 0), abs=1e-6)
 
 
 @torch.no_grad()

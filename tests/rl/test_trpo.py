@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_maml.rl.trpo import Trpo, conjugate_gradient
+from lightning_maml.rl.trpo import Trpo, conjugate_gradient, set_parameters
 
 
 class Quadratic:
@@ -122,3 +122,12 @@ def test_gradient_that_is_not_finite_is_an_error() -> None:
 def test_settings_out_of_range(wrong) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Trpo([torch.nn.Parameter(torch.zeros(1))], **wrong)
+
+
+def test_parameters_keep_memory_of_their_own() -> None:
+    """So that saving one of them does not save all."""
+    several = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4))]
+    set_parameters(several, torch.arange(10.0))
+    assert several[0].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert several[1].tolist() == [6, 7, 8, 9]
+    assert [p.untyped_storage().nbytes() for p in several] == [24, 16]
