@@ -157,7 +157,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_together_are_one_with_their_tasks(
     alone: Path, tmp_path: Path, processes: int
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import wandb
 from lightning.pytorch import Trainer, seed_everything
 from PIL import Image
 
@@ -112,6 +113,7 @@ def test_files_and_wandb_have_them_and_the_weights_do_not_change(tmp_path, monke
     logger = WandbLogger(name="film", save_dir=tmp_path)
     model = fitted(learner(Filmed(horizon=10)), tmp_path, logger)
     logger.experiment.finish()
+    wandb.teardown()  # else runs that later tests start would be of its service
     paths = sorted(tmp_path.rglob("videos/step_*.gif"))
     names = ["step_1_task_0.gif", "step_1_task_1.gif", "step_2_task_0.gif", "step_2_task_1.gif"]
     assert [path.name for path in paths] == names  # none of the sanity check
@@ -164,7 +166,13 @@ def opengl() -> None:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize(("robot", "sizes"), [("HalfCheetah", (20, 6)), ("Ant", (125, 8))])
+@pytest.mark.parametrize(
+    ("robot", "sizes"),
+    [
+        ("HalfCheetah", (20, 6)),
+        pytest.param("Ant", (125, 8), marks=pytest.mark.slow),
+    ],
+)
 def test_robots_are_filmed_and_their_weights_do_not_change(opengl, robot, sizes, tmp_path) -> None:
     from lightning_maml.rl import envs
 

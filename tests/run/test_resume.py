@@ -173,7 +173,8 @@ CODES = {"killed": -9, "terminated": 143, "Ctrl-C": 130, "Ctrl-C twice": 1, "ter
     ("how", "workers"),
     [
         ("killed", 0), ("killed", 2), ("terminated", 0), ("Ctrl-C", 2),
-        ("Ctrl-C twice", 0), ("terminated twice", 2),
+        pytest.param("Ctrl-C twice", 0, marks=pytest.mark.slow),
+        pytest.param("terminated twice", 2, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_a_run_goes_on_as_if_nothing_had_happened(straight, tmp_path, how, workers) -> None:
