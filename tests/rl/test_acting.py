@@ -93,7 +93,7 @@ def test_threads_change_nothing(robot, make) -> None:
 
 
 class Counting(Point):
-    """Remembers how many episodes each step had."""
+    """Remembers how many episodes each step had; its goals are large, so that many end early."""
 
     def __init__(self, can_select):
         super().__init__(horizon=20)
@@ -102,7 +102,8 @@ class Counting(Point):
     def step(self, state, actions, tasks):
         assert len(state) == len(actions) == len(tasks)
         self.counts.append(len(state))
-        return super().step(state, actions, tasks)
+        moved = super().step(state, actions, tasks)
+        return moved._replace(ended=np.all(np.abs(moved.state - tasks) < 0.05, axis=1))
 
     def select(self, state, which):
         return super().select(state, which) if self.can_select else None
