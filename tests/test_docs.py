@@ -61,5 +61,5 @@ def test_the_rest_runs_by_itself(folder) -> None:
 
 def test_what_it_names_exists() -> None:
     named = re.findall(r"`((?:configs|lightning_maml)/[\w/]+\.\w+)`", PAGE)
-    assert len(named) == 2
+    assert len(named) == 3
     assert all((ROOT / name).exists() for name in named)

@@ -27,7 +27,8 @@ class Transition(NamedTuple):
     Shapes: ``n`` episodes.
         state: opaque
         observation: ``[n, observation_size]``
-        reward: ``[n]``
+        reward: ``[n]``; one that is not finite counts as 0 where the episode is broken, and is an
+            error elsewhere
         ended: ``[n]``, bool: the episode is over by a rule of the environment (not by time)
         broken: ``[n]``, bool: it is over because it could not be simulated on
     """

@@ -64,6 +64,15 @@ def check_seen(environment: Environment, seen: Floats) -> None:
         )
 
 
+def check_reward(environment: Environment, reward: Floats) -> None:
+    """Raise ValueError where the reward of a step that is not broken is not finite."""
+    if not np.isfinite(reward).all():
+        raise ValueError(
+            f"`reward` of `{type(environment).__name__}.step` must be finite as long as an episode "
+            f"is not broken, got {reward[~np.isfinite(reward)][0]}."
+        )
+
+
 def _width(environment: Environment) -> int:
     return int(environment.observation_size)
 

@@ -10,8 +10,13 @@ import torch
 from torch import Tensor
 
 from lightning_maml.episode import TaskBatch
-from lightning_maml.rl.environment import Environment, Flags, Floats, State
-from lightning_maml.rl.environment_checks import check_seen, check_start, check_step
+from lightning_maml.rl.environment import Environment, Flags, Floats, State, Transition
+from lightning_maml.rl.environment_checks import (
+    check_reward,
+    check_seen,
+    check_start,
+    check_step,
+)
 from lightning_maml.rl.streams import Streams
 from lightning_maml.rl.trajectories import Trajectories
 
@@ -115,7 +120,7 @@ def _act(
         look(0, state)
     check_start(environment, observation, run.n)
     seen = torch.zeros(run.n, observation.shape[1], dtype=torch.float64)
-    broken, nothing = np.zeros(run.n, np.int64), np.zeros(run.n)
+    broken = np.zeros(run.n, np.int64)
     steps: list[tuple[Any, ...]] = []
     for t in count():
         # In torch's memory: products' last bits depend on how aligned it is, numpy's is less so.
@@ -131,7 +136,7 @@ def _act(
         state, observation = moved.state, moved.observation
         if look is not None:
             look(t + 1, state)
-        reward = np.where(lost, np.nan, run.everywhere(moved.reward, nothing))
+        reward = _rewards(environment, run, moved, lost)
         ended = run.everywhere(moved.ended, lost)
         failed = (run.everywhere(moved.broken, lost) | lost) & run.alive
         broken += failed
@@ -162,6 +167,16 @@ def _actions(output: Tensor, noise: Floats) -> tuple[Tensor, Floats, Flags]:
         action[lost] = 0
         output = torch.where(torch.from_numpy(lost)[:, None], torch.zeros(()), output)
     return output, action, lost
+
+
+def _rewards(environment: Environment, run: Streams, moved: Transition, lost: Flags) -> Floats:
+    """Of all streams ``[n]``: NaN where the action was `lost`, else finite, 0 if it had none."""
+    reward = run.everywhere(moved.reward, np.zeros(run.n))
+    if not np.isfinite(reward).all():
+        broken = run.everywhere(moved.broken, lost)
+        check_reward(environment, reward[run.alive & ~lost & ~broken])
+        reward = np.nan_to_num(reward, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.where(lost, np.nan, reward)
 
 
 def _joined(

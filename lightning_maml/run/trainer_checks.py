@@ -40,8 +40,14 @@ def check_policy_trainer(trainer: Trainer) -> None:
     """The same for `MetaPolicy`, where other settings help; before `check_trainer`.
 
     Raises:
-        ValueError: naming the Trainer's argument and what to use instead.
+        ValueError: naming the Trainer's argument, or `predict`, and what to use instead.
     """
+    if trainer.predicting:
+        raise ValueError(
+            "`predict` must be given a model that predicts, got MetaPolicy, which acts; use `test` "
+            "for its returns, or in Python `MetaPolicy.evaluate` (returns of each task) or "
+            "`MetaPolicy.watch` (trajectories)."
+        )
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(
             f"`Trainer(accumulate_grad_batches)` must be 1, got {trainer.accumulate_grad_batches}; "

@@ -103,7 +103,7 @@ def test_threads_change_nothing(robot, make) -> None:
 
 
 class Counting(Point):
-    """Remembers how many episodes each step had."""
+    """Remembers how many episodes each step had; its goals are large, so that many end early."""
 
     def __init__(self, can_select):
         super().__init__(horizon=20)
@@ -112,7 +112,8 @@ class Counting(Point):
     def step(self, state, actions, tasks):
         assert len(state) == len(actions) == len(tasks)
         self.counts.append(len(state))
-        return super().step(state, actions, tasks)
+        moved = super().step(state, actions, tasks)
+        return moved._replace(ended=np.all(np.abs(moved.state - tasks) < 0.05, axis=1))
 
     def select(self, state, which):
         return super().select(state, which) if self.can_select else None
@@ -149,11 +150,40 @@ class Wrong(Point):
         ("broken", lambda v: False, "`broken`.*got bool"),
         ("observation", lambda v: v[:, :1], r"`observation`.*\[15, 2\], got.*\[15, 1\]"),
         ("observation", lambda v: v * np.nan, "`observation` must be finite"),
+        ("reward", lambda v: v * np.nan, "`reward` of `Wrong.step` must be finite.*got nan"),
+        ("reward", lambda v: np.where(np.arange(15) == 14, -np.inf, v), "`reward`.*got -inf"),
     ],
 )
 def test_what_step_has_wrong_is_named(part, change, said) -> None:
     with pytest.raises(ValueError, match=said):
         rollout(Wrong(part, change))
+
+
+class Untold(Counting):
+    """Every other episode is broken at step 3, and the next is over later than the rest; there is
+    no reward where an episode is broken or over.
+    """
+
+    def __init__(self, instead):
+        super().__init__(can_select=False)
+        self.instead = instead
+
+    def step(self, state, actions, tasks):
+        moved = super().step(state, actions, tasks)
+        every_other = np.arange(len(state)) % 2 == 0
+        broken = every_other & (len(self.counts) == 3)
+        none = broken | ~every_other & (len(self.counts) > self.horizon)
+        return moved._replace(broken=broken, reward=np.where(none, self.instead, moved.reward))
+
+
+def test_rewards_of_steps_that_are_broken_or_not_taken_need_not_be_finite() -> None:
+    instead = (0.0, np.nan, np.inf)
+    zero, *others = (rollout(Untold(value), low=50.0, high=50.0) for value in instead)
+    assert zero.broken.sum() == 8
+    assert zero.valid.shape[-1] == 23
+    for other in others:
+        assert_same(zero, other)
+        assert torch.equal(zero.returns, other.returns)
 
 
 def test_an_environment_without_its_sizes_is_refused() -> None:

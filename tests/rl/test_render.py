@@ -1,5 +1,6 @@
 """Images without a display."""
 
+import os
 import sys
 import types
 
@@ -42,3 +43,30 @@ def test_without_any_opengl_there_is_one_clear_line(monkeypatch) -> None:
     with pytest.raises(RuntimeError, match="Images need EGL or OSMesa") as raised:
         render._context.__wrapped__()  # past the cache, whose context drawings belong to
     assert "\n" not in str(raised.value)
+
+
+def test_a_second_try_without_a_device_says_the_same(monkeypatch) -> None:
+    """MuJoCo's modules name PyOpenGL's platform where they are imported first, and only there."""
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.delenv("PYOPENGL_PLATFORM", raising=False)
+    monkeypatch.setattr(render.platform, "system", lambda: "Linux")
+    imported = set()
+
+    def no_device(width, height):
+        raise ImportError("no device")
+
+    def import_module(name):
+        if name not in imported:
+            os.environ["PYOPENGL_PLATFORM"] = name.removeprefix("mujoco.")
+        imported.add(name)
+        return types.SimpleNamespace(GLContext=no_device)
+
+    monkeypatch.setattr(render, "import_module", import_module)
+    said = []
+    for _ in range(2):
+        with pytest.raises(DrawingError, match="egl: ImportError: no device; osmesa") as raised:
+            render._context.__wrapped__()
+        said.append(str(raised.value))
+        assert "PYOPENGL_PLATFORM" not in os.environ
+    assert said[0] == said[1]
+    assert imported == {"mujoco.egl", "mujoco.osmesa"}

@@ -161,10 +161,12 @@ def test_precision_that_cannot_work_is_refused(precision, tmp_path) -> None:
         ({"precision": "16-mixed"}, r"`Trainer\(precision\)`.*'16-mixed'"),  # on a CPU it is bf16
         ({"accumulate_grad_batches": 2}, r"`Trainer\(accumulate_grad_batches\)`.*got 2"),
         ({"gradient_clip_val": 0.5}, r"`Trainer\(gradient_clip_val\)`.*0\.5.*max_kl"),
+        ({"predicting": True}, r"`predict`.*got MetaPolicy.*use `test`.*`MetaPolicy.evaluate`"),
     ],
 )
 def test_settings_of_the_trainer_that_do_not_fit_are_refused(wrong, said) -> None:
     fine = {"accumulate_grad_batches": 1, "gradient_clip_val": None, "precision": "32-true"}
+    fine |= {"predicting": False}
     check_policy_trainer(SimpleNamespace(**fine))
     with pytest.raises(ValueError, match=said):
         check_policy_trainer(SimpleNamespace(**fine | wrong))

@@ -156,6 +156,16 @@ def test_missing_data_ends_in_one_line(refused, tmp_path) -> None:
     assert end.message.startswith("error: no mini-ImageNet under `root` = data")
 
 
+def test_predict_says_what_to_use_for_a_policy(refused, tmp_path) -> None:
+    end = refused(
+        "predict", f"--config={ROOT / 'configs' / 'point.yaml'}", *QUIET, "--trainer.logger=false"
+    )
+    assert end.code == 2
+    assert "`predict`" in end.message
+    assert "got MetaPolicy, which acts; use `test`" in end.message
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_nothing_to_run_is_said(refused, command) -> None:
     end = refused(command)

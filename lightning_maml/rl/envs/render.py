@@ -69,7 +69,7 @@ def _context() -> Any:
             return context
         except Exception as error:  # missing libraries show in many ways
             problems.append(f"{name}: {type(error).__name__}: {error}")
-            os.environ.pop("PYOPENGL_PLATFORM")
+            os.environ.pop("PYOPENGL_PLATFORM", None)  # set by each module's first import only
             if before is not None:
                 os.environ["PYOPENGL_PLATFORM"] = before
     raise DrawingError("Images need EGL or OSMesa. " + "; ".join(problems).replace("\n", " "))
