@@ -86,7 +86,7 @@ class MetaPolicy(LightningModule):
         ValueError: naming the argument that is out of range or does not fit.
     """
 
-    metric_name = "return"
+    metric_name, worst_metric = "return", -math.inf
 
     def __init__(
         self,
@@ -334,7 +334,7 @@ class MetaPolicy(LightningModule):
 
     def _log_curve(self, stage: str) -> None:
         result, _ = self.curve.collected()
-        summary = summarize(result)
+        summary = summarize(result, self.worst_metric)
         values = curve_values(summary, stage, self.metric_name)
         values[f"{stage}/{self.metric_name}"] = summary.mean[-1]
         values[f"{stage}/broken"] = self.broken.compute()
