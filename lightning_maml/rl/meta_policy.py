@@ -208,15 +208,11 @@ class MetaPolicy(LightningModule):
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Adapt to each task and collect the returns."""
-        result, broken = self._evaluate(batch)
-        self.curve.update(result, torch.zeros(batch.tasks, dtype=torch.int64))
-        self.broken.update(broken)
+        self._collect(batch, torch.zeros(batch.tasks, dtype=torch.int64))
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """As in validation; the digests remember which tasks these were."""
-        result, broken = self._evaluate(batch)
-        self.curve.update(result, task_digests(batch))
-        self.broken.update(broken)
+        self._collect(batch, task_digests(batch))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the tasks of the last validation."""
@@ -262,6 +258,14 @@ class MetaPolicy(LightningModule):
         returns = torch.stack([each.returns for each in paths])
         broken = torch.stack([each.broken.sum() for each in paths]).sum()
         return EvalResult(-returns, returns), broken
+
+    def _collect(self, batch: TaskBatch, digests: Tensor) -> None:
+        result, broken = self._evaluate(batch)
+        # Results are on the CPU, in 64 bits, which not every device has; but accelerators join
+        # only what is on them.
+        result = EvalResult(*(part.to(self.device, torch.float32) for part in result))
+        self.curve.update(result, digests.to(self.device))
+        self.broken.update(broken)
 
     def _act(
         self,

@@ -97,6 +97,18 @@ def test_later_steps_have_a_step_size_of_their_own() -> None:
     assert torch.equal(curve.metric[1], curve.metric[3])
 
 
+@pytest.mark.parametrize("step", ["validation_step", "test_step"])
+def test_results_are_collected_on_the_device_of_the_policy(step, monkeypatch) -> None:
+    """Processes on accelerators can join nothing else. "meta" stands for one: it has no data."""
+    model = learner(eval_inner_steps=0)
+    monkeypatch.setattr(MetaPolicy, "device", torch.device("meta"))
+    getattr(model, step)(batch(2), 0)
+    curve = model.curve
+    (loss,), (metric,), (digests,) = curve.loss, curve.metric, curve.digests
+    assert {part.device.type for part in (loss, metric, digests)} == {"meta"}
+    assert (loss.dtype, metric.dtype, digests.dtype) == (torch.float32, torch.float32, torch.int64)
+
+
 def test_evaluation_may_take_more_trajectories() -> None:
     few, more = (learner(trajectories=n, eval_trajectories=4) for n in (2, 4))
     assert torch.equal(few.evaluate(batch(2)).metric, more.evaluate(batch(2)).metric)
