@@ -19,11 +19,17 @@ from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.rl.advantages import Samples, samples
 from lightning_maml.rl.environment import Environment
 from lightning_maml.rl.environment_checks import check_environment, check_tasks
+from lightning_maml.rl.policy_checks import (
+    check_counts,
+    check_policy,
+    check_render,
+    check_shares,
+)
 from lightning_maml.rl.policy_engine import Curvature, PolicyEngine
 from lightning_maml.rl.rollout import Look, sample
 from lightning_maml.rl.trajectories import Trajectories, Watched
 from lightning_maml.rl.trajectory_figure import PAPER_STEPS, figures, plain_tracks
-from lightning_maml.rl.trpo import Trpo
+from lightning_maml.rl.trpo import Trpo, check_trpo
 from lightning_maml.rl.videos import Videos
 from lightning_maml.run.callbacks import callbacks_for
 from lightning_maml.run.figures import Picture
@@ -116,23 +122,25 @@ class MetaPolicy(LightningModule):
         by_cli = _given_hyperparameters.get() is not None
         self.save_hyperparameters(ignore=[] if by_cli else ["policy", "environment"])
         self.automatic_optimization = False
-        _check_counts(
+        check_counts(
+            inner_steps=(inner_steps, 0),
             trajectories=(trajectories, 1),
             eval_trajectories=(eval_trajectories, 1),
             eval_inner_steps=(eval_inner_steps, 0),
             tasks_at_once=(tasks_at_once, 1),
         )
-        _check_shares(discount=discount, gae_lambda=gae_lambda)
+        check_shares(discount=discount, gae_lambda=gae_lambda)
         self.policy, self.environment = policy, environment
         check_environment(environment)
-        _check_policy(policy, environment)
-        _check_render(render, environment)
+        check_policy(policy, environment)
+        check_render(render, environment)
         self.inner_loop = InnerLoop(inner_steps, StepSizes(float(inner_lr)), first_order)
         self.later = StepSizes(float(inner_lr if later_inner_lr is None else later_inner_lr))
         self.eval_inner_steps, self.trajectories = eval_inner_steps, trajectories
         self.eval_trajectories = trajectories if eval_trajectories is None else eval_trajectories
         self.discount, self.gae_lambda, self.pooled = discount, gae_lambda, pooled
         self.common_noise, self.render = common_noise, render
+        check_trpo(max_kl, cg_iterations, damping)
         self._new_trpo = partial(Trpo, max_kl=max_kl, cg_iterations=cg_iterations, damping=damping)
         self.engine = PolicyEngine(policy, tuple(adapts), tasks_at_once, compile, curvature)
         self.curve, self.broken = TaskCurve(), SumMetric()
@@ -348,39 +356,3 @@ class MetaPolicy(LightningModule):
 def tree_to(batch: Any, device: torch.device) -> Any:
     """A named tuple of tensors on another device."""
     return type(batch)(*(tensor.to(device) for tensor in batch))
-
-
-def _check_counts(**given: tuple[int | None, int]) -> None:
-    for name, (value, least) in given.items():
-        if value is not None and (isinstance(value, bool) or value < least):
-            raise ValueError(f"`{name}` must be an integer >= {least}, got {value}.")
-
-
-def _check_shares(**given: float) -> None:
-    for name, value in given.items():
-        if not 0 <= value <= 1 or math.isnan(value):
-            raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
-
-
-def _check_policy(policy: nn.Module, environment: Environment) -> None:
-    size, wanted = environment.observation_size, 2 * environment.action_size
-    try:
-        with torch.no_grad():
-            shape = list(policy(torch.zeros(3, size)).shape)
-    except RuntimeError as error:
-        raise ValueError(
-            f"`policy` must take observations [N, {size}] of this environment: {error}"
-        ) from error
-    if shape != [3, wanted]:
-        raise ValueError(
-            f"`policy` must return [N, {wanted}] (mean and log-std of {environment.action_size} "
-            f"numbers) for observations [N, {size}], got {shape} for N = 3."
-        )
-
-
-def _check_render(render: bool, environment: Environment) -> None:
-    if render and not callable(getattr(environment, "frame", None)):
-        raise ValueError(
-            "`render` must be false for an environment without a method `frame` "
-            f"(environment.py), as {type(environment).__name__} is, got {render}."
-        )
