@@ -6,6 +6,7 @@ whatever the loss is, so the reduction is part of its name here, never implicit.
 """
 
 import importlib
+import math
 from collections.abc import Callable
 
 import torch
@@ -112,6 +113,24 @@ def metric_for(loss: Loss, metric: str | Loss | None) -> tuple[str, Loss]:
         return "loss", loss
     function = accuracy if metric is None else by_name(metric, METRICS, "metric")
     return str(getattr(function, "__name__", type(function).__name__)), function
+
+
+def more_is_better(metric: Loss, loss: Loss) -> bool | None:
+    """Whether more of `metric` is better; None for a function that does not say.
+
+    Known of ours and of the loss; another function says it by an attribute `higher_is_better`.
+    """
+    known = {"accuracy": True, "mse": False}
+    name = str(getattr(metric, "__name__", ""))
+    if metric is loss or name in known:
+        return known.get(name, False)
+    says = getattr(metric, "higher_is_better", None)
+    return None if says is None else bool(says)
+
+
+def worst_of(metric: Loss, loss: Loss) -> float:
+    """The worst value of `metric`: minus infinity where more is better, else infinity."""
+    return -math.inf if more_is_better(metric, loss) else math.inf
 
 
 def check_labels(labels: Tensor, n_way: int, argument: str) -> None:

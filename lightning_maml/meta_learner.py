@@ -23,6 +23,7 @@ from lightning_maml.losses import (
     check_labels,
     is_classification,
     metric_for,
+    worst_of,
 )
 from lightning_maml.meta_gradient import MetaGradient
 from lightning_maml.meta_update import MetaUpdate, OptimizerFactory, SchedulerFactory
@@ -52,7 +53,8 @@ class MetaLearner(LightningModule):
         loss: ``(output, target) -> scalar`` of one task: a function, its import path, or one of
             "mse", "cross_entropy", "cross_entropy_n_way" (losses.py).
         metric: likewise, or "accuracy"; ``None``: accuracy for the known losses of class numbers,
-            the loss itself for others.
+            the loss itself for others. Of a function of your own less counts as better, unless it
+            has an attribute `higher_is_better` that is true.
         inner_lr: alpha; acts on `loss` as it is, so mind its reduction.
         inner_steps: inner updates in training.
         eval_inner_steps: inner updates in evaluation; ``None`` = `inner_steps`.
@@ -268,6 +270,11 @@ class MetaLearner(LightningModule):
         """Log the curve over inner steps."""
         self._log_curve("test")
 
+    @property
+    def worst_metric(self) -> float:
+        """What a metric that is not finite counts as in a median."""
+        return worst_of(self.metric, self.loss)
+
     # -- internals ------------------------------------------------------------------------------
 
     def _optimizer(self) -> LightningOptimizer:
@@ -355,7 +362,7 @@ class MetaLearner(LightningModule):
     def _log_curve(self, stage: str) -> Tensor:
         """Log what was collected; returns the mean metric after the last inner step."""
         result, _ = self.curve.collected()
-        summary = summarize(result)
+        summary = summarize(result, self.worst_metric)
         self.log(f"{stage}/{self.metric_name}", summary.mean[-1], prog_bar=True)
         values = curve_values(summary, stage, self.metric_name)
         self.log_dict(values | {"step": float(self.global_step)})

@@ -25,7 +25,7 @@ class CurveSummary(NamedTuple):
     A task has diverged where its loss or metric is not finite. `mean` and `ci95` are over all
     tasks, so they are not finite where one has diverged; `finite_mean` and `finite_ci95` leave
     those out, and `diverged` says how many. In the median a metric that is not finite counts as
-    infinity.
+    worse than any other.
 
     Shapes: ``[inner_steps + 1]`` each.
     """
@@ -38,8 +38,12 @@ class CurveSummary(NamedTuple):
     diverged: Tensor
 
 
-def summarize(result: EvalResult) -> CurveSummary:
-    """Mean, 95% CI, median and number of diverged tasks after each number of inner steps."""
+def summarize(result: EvalResult, worst: float = torch.inf) -> CurveSummary:
+    """Mean, 95% CI, median and number of diverged tasks after each number of inner steps.
+
+    `worst` is what a metric that is not finite counts as in the median: minus infinity where more
+    is better.
+    """
     metric = result.metric.double()
     finite = torch.isfinite(metric) & torch.isfinite(result.loss)
     mean, ci95 = mean_and_ci95(metric)
@@ -47,7 +51,7 @@ def summarize(result: EvalResult) -> CurveSummary:
     return CurveSummary(
         mean=mean,
         ci95=ci95,
-        median=_median(metric.where(torch.isfinite(metric), torch.inf)),
+        median=_median(metric.where(torch.isfinite(metric), worst)),
         finite_mean=torch.stack([row[0] for row in rows]),
         finite_ci95=torch.stack([row[1] for row in rows]),
         diverged=(~finite).sum(dim=-1),

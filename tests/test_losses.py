@@ -16,6 +16,7 @@ from lightning_maml.losses import (
     cross_entropy_n_way,
     metric_for,
     mse,
+    worst_of,
 )
 
 
@@ -60,3 +61,23 @@ def test_a_lambda_has_no_import_path() -> None:
 )
 def test_metric_and_its_name(loss: object, metric: str | None, name: str) -> None:
     assert metric_for(loss, metric)[0] == name
+
+
+def own(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return output.mean()
+
+
+def better(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return output.mean()
+
+
+better.higher_is_better = True  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("metric", "worst"),
+    [(accuracy, -math.inf), (mse, math.inf), (F.l1_loss, math.inf), (better, -math.inf)],
+)
+def test_the_worst_value_of_a_metric(metric, worst: float) -> None:
+    assert worst_of(metric, cross_entropy) == worst
+    assert worst_of(own, own) == math.inf

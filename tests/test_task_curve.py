@@ -33,6 +33,14 @@ def test_summary_counts_diverged_tasks_and_hides_none() -> None:
     assert summary.finite_mean.tolist() == [3.0, 1.5, 1.0]
 
 
+def test_a_diverged_task_is_the_worst_in_the_median_where_more_is_better() -> None:
+    """Returns: of -9, -3, and one that diverged, the middle one is -9; of two that did, none."""
+    nan, inf = float("nan"), float("inf")
+    metric = torch.tensor([[-9.0, nan, -3.0], [nan, -3.0, inf]])
+    summary = summarize(EvalResult(loss=-metric, metric=metric), worst=-inf)
+    assert summary.median.tolist() == [-9.0, -inf]
+
+
 def test_accuracy_of_a_diverged_task_counts_in_the_mean() -> None:
     result = EvalResult(torch.tensor([[0.1, float("nan")]]), torch.tensor([[1.0, 0.0]]))
     summary = summarize(result)

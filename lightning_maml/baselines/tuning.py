@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
 
 from lightning_maml.episode import Episode
+from lightning_maml.losses import Loss, more_is_better
 from lightning_maml.task_curve import EvalResult, TaskCurve, summarize
 
 log = logging.getLogger(__name__)
@@ -118,20 +118,16 @@ def validation_tasks(module: LightningModule) -> list[Episode]:
     return episodes
 
 
-def higher_is_better(metric: Callable[[Tensor, Tensor], Tensor], loss: object) -> bool:
-    """Whether more of `metric` is better: known of ours, of a loss, and where it says so itself.
+def higher_is_better(metric: Loss, loss: Loss) -> bool:
+    """Whether more of `metric` is better (losses.py).
 
     Raises:
         ValueError: naming `metric`, for a function that does not say.
     """
-    known = {"accuracy": True, "mse": False}
-    name = str(getattr(metric, "__name__", ""))
-    if metric is loss or name in known:
-        return known.get(name, False)
-    says = getattr(metric, "higher_is_better", None)
-    if says is None:
+    better = more_is_better(metric, loss)
+    if better is None:
         raise ValueError(
             "`metric` must be the loss, one of ['accuracy', 'mse'], or have an attribute "
             f"`higher_is_better` (true or false) to tune a step size by it, got {metric!r}."
         )
-    return bool(says)
+    return better

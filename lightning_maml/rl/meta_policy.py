@@ -18,11 +18,17 @@ from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.rl.advantages import Samples, samples
 from lightning_maml.rl.environment import Environment
 from lightning_maml.rl.environment_checks import check_environment, check_tasks
+from lightning_maml.rl.policy_checks import (
+    check_counts,
+    check_policy,
+    check_render,
+    check_shares,
+)
 from lightning_maml.rl.policy_engine import Curvature, PolicyEngine
 from lightning_maml.rl.rollout import Look, sample
 from lightning_maml.rl.trajectories import Trajectories, Watched
 from lightning_maml.rl.trajectory_figure import PAPER_STEPS, figures, plain_tracks
-from lightning_maml.rl.trpo import Trpo
+from lightning_maml.rl.trpo import Trpo, check_trpo
 from lightning_maml.rl.videos import Videos
 from lightning_maml.run.callbacks import callbacks_for
 from lightning_maml.run.figures import Picture
@@ -85,7 +91,7 @@ class MetaPolicy(LightningModule):
         ValueError: naming the argument that is out of range or does not fit.
     """
 
-    metric_name = "return"
+    metric_name, worst_metric = "return", -math.inf
 
     def __init__(
         self,
@@ -115,23 +121,25 @@ class MetaPolicy(LightningModule):
         by_cli = _given_hyperparameters.get() is not None
         self.save_hyperparameters(ignore=[] if by_cli else ["policy", "environment"])
         self.automatic_optimization = False
-        _check_counts(
+        check_counts(
+            inner_steps=(inner_steps, 0),
             trajectories=(trajectories, 1),
             eval_trajectories=(eval_trajectories, 1),
             eval_inner_steps=(eval_inner_steps, 0),
             tasks_at_once=(tasks_at_once, 1),
         )
-        _check_shares(discount=discount, gae_lambda=gae_lambda)
+        check_shares(discount=discount, gae_lambda=gae_lambda)
         self.policy, self.environment = policy, environment
         check_environment(environment)
-        _check_policy(policy, environment)
-        _check_render(render, environment)
+        check_policy(policy, environment)
+        check_render(render, environment)
         step_sizes = StepSizes(inner_lr, later=later_inner_lr)
         self.inner_loop = InnerLoop(inner_steps, step_sizes, first_order)
         self.eval_inner_steps, self.trajectories = eval_inner_steps, trajectories
         self.eval_trajectories = trajectories if eval_trajectories is None else eval_trajectories
         self.discount, self.gae_lambda, self.pooled = discount, gae_lambda, pooled
         self.common_noise, self.render = common_noise, render
+        check_trpo(max_kl, cg_iterations, damping)
         self._new_trpo = partial(Trpo, max_kl=max_kl, cg_iterations=cg_iterations, damping=damping)
         self.engine = PolicyEngine(policy, tuple(adapts), tasks_at_once, compile, curvature)
         self.curve, self.broken = TaskCurve(), SumMetric()
@@ -207,15 +215,11 @@ class MetaPolicy(LightningModule):
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Adapt to each task and collect the returns."""
-        result, broken = self._evaluate(batch)
-        self.curve.update(result, torch.zeros(batch.tasks, dtype=torch.int64))
-        self.broken.update(broken)
+        self._collect(batch, torch.zeros(batch.tasks, dtype=torch.int64))
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """As in validation; the digests remember which tasks these were."""
-        result, broken = self._evaluate(batch)
-        self.curve.update(result, task_digests(batch))
-        self.broken.update(broken)
+        self._collect(batch, task_digests(batch))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the tasks of the last validation."""
@@ -261,6 +265,14 @@ class MetaPolicy(LightningModule):
         returns = torch.stack([each.returns for each in paths])
         broken = torch.stack([each.broken.sum() for each in paths]).sum()
         return EvalResult(-returns, returns), broken
+
+    def _collect(self, batch: TaskBatch, digests: Tensor) -> None:
+        result, broken = self._evaluate(batch)
+        # Results are on the CPU, in 64 bits, which not every device has; but accelerators join
+        # only what is on them.
+        result = EvalResult(*(part.to(self.device, torch.float32) for part in result))
+        self.curve.update(result, digests.to(self.device))
+        self.broken.update(broken)
 
     def _act(
         self,
@@ -332,7 +344,7 @@ class MetaPolicy(LightningModule):
 
     def _log_curve(self, stage: str) -> None:
         result, _ = self.curve.collected()
-        summary = summarize(result)
+        summary = summarize(result, self.worst_metric)
         values = curve_values(summary, stage, self.metric_name)
         values[f"{stage}/{self.metric_name}"] = summary.mean[-1]
         values[f"{stage}/broken"] = self.broken.compute()
@@ -343,39 +355,3 @@ def moved(episode: Episode, device: torch.device) -> Episode:
     """Samples on another device; support and query are the same."""
     x, y = episode.query_x.to(device), episode.query_y.to(device)
     return Episode(x, y, x, y)
-
-
-def _check_counts(**given: tuple[int | None, int]) -> None:
-    for name, (value, least) in given.items():
-        if value is not None and (isinstance(value, bool) or value < least):
-            raise ValueError(f"`{name}` must be an integer >= {least}, got {value}.")
-
-
-def _check_shares(**given: float) -> None:
-    for name, value in given.items():
-        if not 0 <= value <= 1 or math.isnan(value):
-            raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
-
-
-def _check_policy(policy: nn.Module, environment: Environment) -> None:
-    size, wanted = environment.observation_size, 2 * environment.action_size
-    try:
-        with torch.no_grad():
-            shape = list(policy(torch.zeros(3, size)).shape)
-    except RuntimeError as error:
-        raise ValueError(
-            f"`policy` must take observations [N, {size}] of this environment: {error}"
-        ) from error
-    if shape != [3, wanted]:
-        raise ValueError(
-            f"`policy` must return [N, {wanted}] (mean and log-std of {environment.action_size} "
-            f"numbers) for observations [N, {size}], got {shape} for N = 3."
-        )
-
-
-def _check_render(render: bool, environment: Environment) -> None:
-    if render and not callable(getattr(environment, "frame", None)):
-        raise ValueError(
-            "`render` must be false for an environment without a method `frame` "
-            f"(environment.py), as {type(environment).__name__} is, got {render}."
-        )

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
+from lightning_maml.rl.policy_checks import check_counts
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -93,15 +95,10 @@ class Trpo(torch.optim.Optimizer):
         backtrack_ratio: float = 0.8,
         max_backtracks: int = 15,
     ) -> None:
-        if not 0 < max_kl < math.inf:
-            raise ValueError(f"`max_kl` must be a finite number > 0, got {max_kl}.")
-        if damping < 0:
-            raise ValueError(f"`damping` must be >= 0, got {damping}.")
+        check_trpo(max_kl, cg_iterations, damping)
+        check_counts(max_backtracks=(max_backtracks, 1))
         if not 0 < backtrack_ratio < 1:
             raise ValueError(f"`backtrack_ratio` must be between 0 and 1, got {backtrack_ratio}.")
-        for name, value in (("cg_iterations", cg_iterations), ("max_backtracks", max_backtracks)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be >= 1, got {value}.")
         settings = {
             "max_kl": max_kl,
             "cg_iterations": cg_iterations,
@@ -128,6 +125,15 @@ class Trpo(torch.optim.Optimizer):
         step = _longest(problem, gradient, group)
         self.report = _line_search(problem, step, before, group)
         return problem
+
+
+def check_trpo(max_kl: float, cg_iterations: int, damping: float) -> None:
+    """Raise ValueError, naming the argument of `Trpo` that is out of range."""
+    if not 0 < max_kl < math.inf:
+        raise ValueError(f"`max_kl` must be a finite number > 0, got {max_kl}.")
+    if not 0 <= damping < math.inf:
+        raise ValueError(f"`damping` must be a finite number >= 0, got {damping}.")
+    check_counts(cg_iterations=(cg_iterations, 1))
 
 
 def _longest(problem: Problem, gradient: Tensor, group: dict[str, Any]) -> Tensor:

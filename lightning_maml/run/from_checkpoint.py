@@ -14,6 +14,10 @@ FREE = (
     "classify_by",
     "fine_tuning_lrs",
     "fine_tuning_decays",
+    "eval_trajectories",
+    "common_noise",
+    "render",
+    "environment.init_args.threads",
 )
 RUNS = Path("runs")
 NAMES = ("last", "best")
@@ -84,21 +88,29 @@ def settings_of(checkpoint: Mapping[str, Any], part: str) -> dict[str, Any] | No
 def settings_from_python(
     checkpoint: Mapping[str, Any], path: Path, given: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """As `settings_of` "model" for a learner made in Python: its network is that of `given`.
+    """As `settings_of` "model" for a learner made in Python: its modules are those of `given`.
+
+    They are the network of a `MetaLearner`, policy and environment of a `MetaPolicy`.
 
     Raises:
-        ValueError: if there is none, or this is no checkpoint of a `MetaLearner`.
+        ValueError: if one is not there, or this is no checkpoint of these learners.
     """
     hparams = checkpoint.get("hyper_parameters") or {}
     if "inner_lr" not in hparams:
-        raise ValueError(f"`--ckpt_path` must be a checkpoint of a MetaLearner, got {path}.")
-    network = ((given or {}).get("init_args") or {}).get("model")
-    if given is None or network is None:
         raise ValueError(
-            f"`--ckpt_path`: {path} was made in Python and does not hold its network. Give "
-            "`--config` with the model, or use `MetaLearner.load_from_checkpoint(path, model=...)`."
+            f"`--ckpt_path` must be a checkpoint of a MetaLearner or a MetaPolicy, got {path}."
         )
-    return {"class_path": given["class_path"], "init_args": {**hparams, "model": network}}
+    acts = "max_kl" in hparams
+    kind, names = ("MetaPolicy", ("policy", "environment")) if acts else ("MetaLearner", ("model",))
+    init_args = (given or {}).get("init_args") or {}
+    modules = {name: init_args.get(name) for name in names}
+    if given is None or None in modules.values():
+        what, arguments = " and ".join(names), ", ".join(f"{name}=..." for name in names)
+        raise ValueError(
+            f"`--ckpt_path`: {path} was made in Python and does not hold its {what}. Give "
+            f"`--config` with the {what}, or use `{kind}.load_from_checkpoint(path, {arguments})`."
+        )
+    return {"class_path": given["class_path"], "init_args": {**hparams, **modules}}
 
 
 def check_model(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

@@ -25,6 +25,7 @@ class Evaluated(Protocol):
 
     curve: TaskCurve
     metric_name: str
+    worst_metric: float  # what counts for one that is not finite: infinity or minus infinity
 
 
 class ResultFile(Callback):
@@ -68,7 +69,7 @@ class ResultFile(Callback):
         if not trainer.is_global_zero:
             return
         first = self._first.take()
-        summary = summarize(result)
+        summary = summarize(result, learner.worst_metric)
         facts = {
             "metric": learner.metric_name,
             "tasks": len(digests),

@@ -20,6 +20,7 @@ class Adapting(Protocol):
 
     curve: TaskCurve
     metric_name: str
+    worst_metric: float  # what counts for one that is not finite: infinity or minus infinity
 
     def outputs(self, episode: Episode) -> Tensor:
         """``[inner steps + 1, tasks, query examples, ...]``."""
@@ -62,7 +63,7 @@ class SampleTasks(Callback):
         loggers = [one for one in trainer.loggers if shows_figures(one)]
         if not loggers or not trainer.is_global_zero or trainer.sanity_checking:
             return
-        summary = summarize(result)
+        summary = summarize(result, learner.worst_metric)
         curve = inner_step_curve(summary.mean.tolist(), summary.ci95.tolist(), learner.metric_name)
         pictures = {"val/curve": [curve]}
         if first is not None and (tasks := _drawn(learner, first)):

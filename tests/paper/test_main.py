@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from lightning_maml.paper.__main__ import main
+from lightning_maml.paper.book import sort_results
 from lightning_maml.paper.cells import EXPERIMENTS
 from lightning_maml.paper.contents import PARTS
+from lightning_maml.paper.markdown import markdown
+from lightning_maml.paper.results import read_results
 from tests.paper.conftest import store
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +137,14 @@ def test_unknown_results_are_listed(tmp_path, capsys) -> None:
     for name in ("index.html", "results.md"):
         text = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert "Results that belong to none of these" in text
+
+
+def test_the_results_in_the_docs_are_made_of_their_files() -> None:
+    written = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^python -m lightning_maml.paper all .*$", written, re.MULTILINE)
+    assert "--results docs/results " in command
+    book = sort_results(read_results(ROOT / "docs" / "results"))
+    assert not book.unknown
+    figures = [name for name, part in PARTS.items() if part.draw and part.drawable(book)]
+    assert written == markdown(book, command, figures)
+    assert all((ROOT / "docs" / f"{name}.svg").is_file() for name in figures)

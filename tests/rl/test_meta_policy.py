@@ -107,6 +107,18 @@ def test_later_steps_have_a_step_size_of_their_own() -> None:
     assert torch.equal(curve.metric[1], curve.metric[3])
 
 
+@pytest.mark.parametrize("step", ["validation_step", "test_step"])
+def test_results_are_collected_on_the_device_of_the_policy(step, monkeypatch) -> None:
+    """Processes on accelerators can join nothing else. "meta" stands for one: it has no data."""
+    model = learner(eval_inner_steps=0)
+    monkeypatch.setattr(MetaPolicy, "device", torch.device("meta"))
+    getattr(model, step)(batch(2), 0)
+    curve = model.curve
+    (loss,), (metric,), (digests,) = curve.loss, curve.metric, curve.digests
+    assert {part.device.type for part in (loss, metric, digests)} == {"meta"}
+    assert (loss.dtype, metric.dtype, digests.dtype) == (torch.float32, torch.float32, torch.int64)
+
+
 def test_evaluation_may_take_more_trajectories() -> None:
     few, more = (learner(trajectories=n, eval_trajectories=4) for n in (2, 4))
     assert torch.equal(few.evaluate(batch(2)).metric, more.evaluate(batch(2)).metric)
@@ -285,6 +297,16 @@ def test_pretraining_is_trpo_without_an_inner_loop(tmp_path) -> None:
         ({"inner_lr": -0.1}, "inner_lr"),
         ({"adapts": ["nothing"]}, "adapts"),
         ({"tasks_at_once": 0}, "tasks_at_once"),
+        ({"inner_steps": 1.5}, "`inner_steps` must be an integer >= 0, got 1.5"),
+        ({"trajectories": 2.5}, "`trajectories` must be an integer >= 1, got 2.5"),
+        ({"eval_trajectories": True}, "eval_trajectories"),
+        ({"eval_inner_steps": 1.0}, "eval_inner_steps"),
+        ({"max_kl": 0.0}, "max_kl"),
+        ({"max_kl": float("nan")}, "max_kl"),
+        ({"damping": -1e-5}, "damping"),
+        ({"damping": float("nan")}, "damping"),
+        ({"cg_iterations": 0}, "cg_iterations"),
+        ({"cg_iterations": 2.5}, "`cg_iterations` must be an integer >= 1, got 2.5"),
     ],
 )
 def test_settings_out_of_range(wrong, named) -> None:
@@ -297,3 +319,40 @@ def test_policy_of_another_size_is_refused() -> None:
         MetaPolicy(GaussianMLP(3, 2), Point())
     with pytest.raises(ValueError, match=r"`policy` must return \[N, 4\]"):
         MetaPolicy(GaussianMLP(2, 3), Point())
+    with pytest.raises(ValueError, match=r"`policy` must return \[N, 4\].*got tuple"):
+        MetaPolicy(Twice(2, 2), Point())
+
+
+class Twice(GaussianMLP):
+    """Mean and log-std apart."""
+
+    def forward(self, observation):
+        return super().forward(observation).chunk(2, dim=-1)
+
+
+def test_policy_of_64_bits_is_as_one_of_32() -> None:
+    """It is tried with its own dtype."""
+    small = learner().policy
+    double = GaussianMLP(2, 2, (8, 8)).double()
+    double.load_state_dict(small.state_dict())
+    settings = {"trajectories": 3, "eval_inner_steps": 1}
+    results = [
+        MetaPolicy(policy, Point(horizon=20), **settings).evaluate(batch(2)).metric.double()
+        for policy in (small, double)
+    ]
+    assert not torch.equal(*results)  # 64 bits all through
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+def test_trying_a_policy_leaves_no_trace() -> None:
+    """Neither in its batch norm nor in the random numbers."""
+    norm, dropout = torch.nn.BatchNorm1d(2), torch.nn.Dropout(0.5)
+    before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    policy = torch.nn.Sequential(norm, dropout, GaussianMLP(2, 2, (8, 8)))
+    state = torch.get_rng_state()
+    MetaPolicy(policy, Point())
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, buffer in norm.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+    assert norm.training
+    assert dropout.training

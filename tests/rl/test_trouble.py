@@ -1,5 +1,6 @@
 """What goes wrong in a run: one line and it stops, or it is counted and logged; no silent NaN."""
 
+import json
 import threading
 from types import SimpleNamespace
 
@@ -9,7 +10,9 @@ import torch
 from lightning.pytorch import seed_everything
 
 from datamodules import RLTasks
+from lightning_maml.episode import TaskBatch
 from lightning_maml.rl import GaussianMLP, MetaPolicy
+from lightning_maml.rl.envs import Point
 from lightning_maml.run.trainer_checks import check_policy_trainer
 from tests.rl.test_meta_policy import batch, data, fitted, learner, trainer
 
@@ -80,6 +83,24 @@ def test_policy_that_diverges_in_evaluation_is_counted(tmp_path) -> None:
     (logged,) = trainer(tmp_path, 1).test(model, data(), verbose=False)
     assert logged["test/diverged"] == 10
     assert logged["test/broken"] == 2 * 10 * 2 * 20  # every try: one a step
+
+
+class Unpaid(Point):
+    """The reward is where the goal is, to the left; with the goal on the right it is no number."""
+
+    def step(self, state, actions, tasks):
+        reward = np.where(tasks[:, 0] > 0, np.nan, tasks[:, 0])
+        return super().step(state, actions, tasks)._replace(reward=reward)
+
+
+def test_diverged_task_is_the_worst_in_the_result_file(tmp_path) -> None:
+    """Of returns -2, -1 and one that is no number the middle one is -2: more is better."""
+    model = MetaPolicy(GaussianMLP(2, 2, (8, 8)), Unpaid(horizon=4), 0.1, eval_inner_steps=0)
+    tasks = TaskBatch(torch.tensor([[goal, 0.0] for goal in (-0.5, -0.25, 0.1)]), batch(3).key)
+    loader = torch.utils.data.DataLoader([tasks], batch_size=None)
+    trainer(tmp_path, 1).test(model, loader, verbose=False)
+    (path,) = tmp_path.rglob("test_result.json")
+    assert json.loads(path.read_text())["median"] == [-2.0]
 
 
 def test_impossible_tasks_stop_the_run_before_the_first_step(tmp_path) -> None:

@@ -52,18 +52,23 @@ class Notes(Callback):
 
 
 def run(folder: Path, processes: int, precision: str, policy: Any = None, **settings: Any) -> None:
-    """Three updates of four tasks in all."""
+    """Three updates of four tasks in all, then five test tasks."""
     seed_everything(0, verbose=False)
     policy = policy or GaussianMLP(2, 2, (8, 8))
     model = MetaPolicy(policy, Fragile(horizon=10), trajectories=3, max_kl=0.05, **settings)
-    data = RLTasks(low=[-0.5, -0.5], high=[0.5, 0.5], meta_batch_size=TASKS // processes)
-    Trainer(
+    data = RLTasks(
+        low=[-0.5, -0.5], high=[0.5, 0.5], meta_batch_size=TASKS // processes,
+        eval_batch_size=2, test_tasks=5,
+    )  # fmt: skip
+    run = Trainer(
         accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto",
         precision=precision, max_steps=UPDATES, max_epochs=-1, logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         limit_val_batches=0, num_sanity_val_steps=0, use_distributed_sampler=False,
         callbacks=[Notes(folder)], default_root_dir=folder,
-    ).fit(model, data)  # fmt: skip
+    )  # fmt: skip
+    run.fit(model, data)
+    run.test(model, data, verbose=False)
 
 
 def double(folder: Path, processes: int) -> None:
@@ -105,8 +110,17 @@ def results(folder: Path, rank: int) -> tuple[dict[str, torch.Tensor], Any]:
     return weights, json.loads((folder / f"watched_{rank}.json").read_text())
 
 
+def result_of(folder: Path) -> dict[str, Any]:
+    """The one result file."""
+    (path,) = folder.rglob("test_result.json")
+    return json.loads(path.read_text())
+
+
 def test_two_ranks_step_as_one_with_all_tasks(tmp_path) -> None:
-    """Bit-equal on both, and to rounding as one process; the line search decides the same."""
+    """Bit-equal on both, and to rounding as one process; the line search decides the same.
+
+    So is the result of a test with an odd number of tasks.
+    """
     done = start(double, tmp_path / "two")
     assert done.returncode == 0, done.stderr
     weights, watched = results(tmp_path / "two", 0)
@@ -123,6 +137,12 @@ def test_two_ranks_step_as_one_with_all_tasks(tmp_path) -> None:
     for name in ("accepted", "broken"):
         assert sum(row[WATCHED.index(name)] for row in expected) > 0
     assert watched == [pytest.approx(row, rel=1e-6) for row in expected]
+    tested, whole = (result_of(tmp_path / name) for name in ("two", "one"))
+    for name in ("fingerprint", "tasks", "steps", "diverged"):
+        assert tested[name] == whole[name]
+    assert (tested["tasks"], tested["device"]["processes"]) == (5, 2)
+    for name in ("mean", "ci95", "median"):
+        assert tested[name] == pytest.approx(whole[name], rel=1e-6)
 
 
 def test_an_error_in_one_rank_is_one_in_both(tmp_path) -> None:

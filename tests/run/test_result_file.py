@@ -264,6 +264,25 @@ def test_a_diverging_run_gives_a_valid_file(trained, tmp_path, monkeypatch, caps
     assert "finite mean" in capsys.readouterr().out
 
 
+def depth(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """A metric of which more is better: the first target, where it is below 1."""
+    return target[0, 0].where(target[0, 0] < 1, NAN)
+
+
+depth.higher_is_better = True  # type: ignore[attr-defined]
+
+
+def test_what_is_not_finite_is_the_worst_of_a_metric_of_which_more_is_better(tmp_path) -> None:
+    net, data = nn.Linear(1, 1), Sinusoid(test_tasks=41)
+    learner = MetaLearner(net, loss=nn.functional.mse_loss, metric=depth, eval_inner_steps=0)
+    make_trainer(tmp_path).test(learner, data, verbose=False)
+    firsts = [float(y[0]) for batch in data.test_dataloader() for y in batch.query_y]
+    middle = sorted(first if first < 1 else -INF for first in firsts)[20]
+    content = read(tmp_path / "run" / "version_0" / "test_result.json")
+    assert 0 < content["diverged"][0] < 20
+    assert content["median"] == [pytest.approx(middle)]
+
+
 def test_fast_dev_run_writes_no_file(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     make_trainer(tmp_path, fast_dev_run=True).test(make_learner(), Sinusoid(), verbose=False)

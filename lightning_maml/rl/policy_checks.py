@@ -1,0 +1,58 @@
+"""One clear line for settings of `MetaPolicy` that are out of range or do not fit together."""
+
+import math
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_maml.functional_model import call_without_trace, eval_mode
+from lightning_maml.rl.environment import Environment
+
+
+def check_counts(**given: tuple[Any, int]) -> None:
+    """Raise ValueError unless each value, by name, is None or an integer as large as its least."""
+    for name, (value, least) in given.items():
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and (not whole or value < least):
+            raise ValueError(f"`{name}` must be an integer >= {least}, got {value}.")
+
+
+def check_shares(**given: float) -> None:
+    """Raise ValueError unless each value, by name, is between 0 and 1."""
+    for name, value in given.items():
+        if not 0 <= value <= 1 or math.isnan(value):
+            raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
+
+
+def check_policy(policy: nn.Module, environment: Environment) -> None:
+    """Raise ValueError unless `policy` takes observations and returns mean and log-std.
+
+    It is tried once, in eval mode and without a trace, with its own dtype and on its device.
+    """
+    size, wanted = environment.observation_size, 2 * environment.action_size
+    like = next((p for p in policy.parameters() if p.is_floating_point()), torch.zeros(()))
+    observations = torch.zeros(3, size, dtype=like.dtype, device=like.device)
+    try:
+        with torch.no_grad(), eval_mode(policy):
+            output = call_without_trace(policy, observations)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`policy` must take observations [N, {size}] of this environment: {error}"
+        ) from error
+    shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if shape != [3, wanted]:
+        raise ValueError(
+            f"`policy` must return [N, {wanted}] (mean and log-std of {environment.action_size} "
+            f"numbers) for observations [N, {size}], got {shape} for N = 3."
+        )
+
+
+def check_render(render: bool, environment: Environment) -> None:
+    """Raise ValueError if there is to be a video of what cannot be drawn."""
+    if render and not callable(getattr(environment, "frame", None)):
+        raise ValueError(
+            "`render` must be false for an environment without a method `frame` "
+            f"(environment.py), as {type(environment).__name__} is, got {render}."
+        )
