@@ -18,13 +18,8 @@ from lightning_maml.fingerprint import task_digests
 from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.rl.advantages import Samples, samples
 from lightning_maml.rl.environment import Environment
-from lightning_maml.rl.environment_checks import check_environment, check_tasks
-from lightning_maml.rl.policy_checks import (
-    check_counts,
-    check_policy,
-    check_render,
-    check_shares,
-)
+from lightning_maml.rl.environment_checks import check_tasks
+from lightning_maml.rl.policy_checks import check_counts, check_parts, check_shares
 from lightning_maml.rl.policy_engine import Curvature, PolicyEngine
 from lightning_maml.rl.rollout import Look, sample
 from lightning_maml.rl.trajectories import Trajectories, Watched
@@ -131,9 +126,7 @@ class MetaPolicy(LightningModule):
         )
         check_shares(discount=discount, gae_lambda=gae_lambda)
         self.policy, self.environment = policy, environment
-        check_environment(environment)
-        check_policy(policy, environment)
-        check_render(render, environment)
+        check_parts(policy, environment, render)
         self.inner_loop = InnerLoop(inner_steps, StepSizes(float(inner_lr)), first_order)
         self.later = StepSizes(float(inner_lr if later_inner_lr is None else later_inner_lr))
         self.eval_inner_steps, self.trajectories = eval_inner_steps, trajectories
