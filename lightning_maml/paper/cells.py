@@ -69,6 +69,14 @@ RL_UPDATES: Final = {
     "ant_velocity": 375,
     "ant_direction": 500,
 }
+RL_BATCHES: Final = {  # tasks of a meta-update, and trajectories in each
+    "point": (20, 20),
+    "cheetah_velocity": (40, 10),
+    "cheetah_direction": (40, 20),
+    "ant_velocity": (40, 20),
+    "ant_direction": (40, 40),
+}
+RL_HORIZONS: Final = {task: 100 if task == "point" else 200 for task in RL_TASKS}
 PRETRAINING_UPDATES: Final = {
     "point": 100,
     "cheetah_velocity": 1000,
@@ -87,6 +95,15 @@ META_LEARNED = ("maml", "first_order", "context_vector")
 SINUSOID_MODEL = {"network.hidden": [40, 40], "data.x_range": [-5, 5]}
 
 
+def experiment_name(task: str, method: str) -> str:
+    """How experiments, configs and runs of a task are called: MAML's by the task alone.
+
+    >>> experiment_name("point", "MAML"), experiment_name("point", "oracle")
+    ('point', 'point_oracle')
+    """
+    return task if method.lower() == "maml" else f"{task}_{method}"
+
+
 def _sinusoid(
     method: str, k_shot: int, half: bool = False, paper: Mapping[str, Any] | None = None
 ) -> Experiment:
@@ -95,12 +112,11 @@ def _sinusoid(
     bounds = [0, 5] if half else None
     if half:
         flags.append("--data.support_range '[0, 5]'")
-    name = "sinusoid" + ("" if method == "maml" else f"_{method}")
     return Experiment(
         name=f"sinusoid_{method}_k{k_shot}{'_half' if half else ''}",
         method=method,
         needs={"data": "datamodules.Sinusoid", "data.k_shot": k_shot, "data.support_range": bounds},
-        config=name,
+        config=experiment_name("sinusoid", method),
         updates=70_000,
         paper={**SINUSOID_MODEL, **(paper or {})},
         test_flags=tuple(flags),
@@ -141,7 +157,7 @@ def _omniglot(n_way: int, k_shot: int, network: str = "Conv4", suffix: str = "")
 
 def _mini(k_shot: int, method: str = "maml") -> Experiment:
     """Sec. 5.2: 5 inner steps at 0.01 in training, 10 in test."""
-    name = f"mini_{k_shot}shot" + ("" if method == "maml" else f"_{method}")
+    name = experiment_name(f"mini_{k_shot}shot", method)
     return Experiment(
         name=name,
         method=method,
@@ -165,16 +181,22 @@ def _classifier(k_shot: int, method: str) -> Experiment:
     return replace(one, config="mini_classifier", updates=30_000, paper={}, test_flags=tuple(flags))
 
 
-def _rl(task: str, method: str = "maml") -> Experiment:
+def _rl(task: str, method: str) -> Experiment:
     """Sec. 5.3, App. A.2; the authors' numbers of meta-updates, and the step sizes they tuned."""
-    name = task if method == "maml" else f"{task}_{method}"
+    name = experiment_name(task, method)
+    paper: dict[str, Any] = {"environment.horizon": RL_HORIZONS[task]}
+    if method in ("MAML", "context"):
+        tasks, trajectories = RL_BATCHES[task]
+        paper |= {"data.meta_batch_size": tasks, "model.trajectories": trajectories}
+    if method == "MAML":
+        paper |= {"model.inner_lr": 0.1, "model.discount": 0.99}
     one = Experiment(
         name=name,
-        method={"context": "context_vector"}.get(method, method),
+        method={"MAML": "maml", "context": "context_vector"}.get(method, method),
         needs=RL_TASKS[task],
         config=name,
         updates=RL_UPDATES[task],
-        paper={"model.inner_lr": 0.1, "model.discount": 0.99} if method == "maml" else {},
+        paper=paper,
         test_tasks=40,
     )
     if method in ("pretrained", "oracle"):
@@ -187,7 +209,7 @@ def _rl(task: str, method: str = "maml") -> Experiment:
     return one
 
 
-RL_METHODS = ("maml", "pretrained", "random", "oracle")
+RL_METHODS: Final = ("MAML", "pretrained", "random", "oracle")  # as the figures call them
 _MAML = {"model.inner_lr": 0.01, "model.inner_steps": 1}
 
 EXPERIMENTS: Final = {

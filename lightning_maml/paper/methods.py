@@ -82,6 +82,8 @@ def method_of(settings: Settings) -> tuple[str | None, str]:
 def _policy(settings: Settings) -> tuple[str | None, str]:
     oracle = bool(settings.get("environment.task_in_observation"))
     if settings.get("untrained"):
+        if oracle:
+            return None, "the task in the observation belongs to the oracle, which is trained"
         return "random", ""
     if not settings.get("model.inner_steps", 1):
         return ("oracle" if oracle else "pretrained"), ""

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from lightning_maml.paper import figure4, figure5, returns
+from lightning_maml.paper import figure4, figure5
 from lightning_maml.paper.book import Book
+from lightning_maml.paper.cells import RL_METHODS, experiment_name
 from lightning_maml.paper.reported import AUTHORS_FILES, LOCOMOTION, REGRESSION, RETURNS, Curve
 from lightning_maml.paper.tables import shown
 
@@ -38,7 +39,7 @@ def readings(figure: str, book: Book) -> Readings | None:
     steps = (0, 1, 2, 5, 9) if curves[0] in REGRESSION else (0, 1, 2, 3)
     lines = []
     kinds = [(c.panel, c.method) for c in curves]  # then those that only we have
-    kinds += [(p, m) for p in PANELS.get(figure, {}).values() for m in returns.METHODS]
+    kinds += [(p, m) for p in PANELS.get(figure, {}).values() for m in RL_METHODS]
     for panel, method in dict.fromkeys(kinds):
         name, label = _experiment(panel, method), f"{panel}: {method}"
         for one in (c for c in curves if (c.panel, c.method) == (panel, method)):
@@ -75,5 +76,4 @@ def _ours(name: str, steps: tuple[int, ...], book: Book) -> tuple[str, ...]:
 def _experiment(panel: str, method: str) -> str:
     if panel.startswith("K = "):
         return f"sinusoid_{method.lower()}_k{panel.removeprefix('K = ')}"
-    task = TASK_OF[panel]
-    return task if method == "MAML" else f"{task}_{method}"
+    return experiment_name(TASK_OF[panel], method)

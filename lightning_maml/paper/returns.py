@@ -5,33 +5,28 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from lightning_maml.paper.book import Book
-from lightning_maml.paper.cells import RL_METHODS
+from lightning_maml.paper.cells import RL_METHODS, experiment_name
 from lightning_maml.paper.drawing import LOOKS, draw_ours, draw_reported, label_steps
 from lightning_maml.paper.reported import LOCOMOTION, RETURNS, Curve, curve
 
-METHODS = ("MAML", "pretrained", "random", "oracle")
 STEPS = 3
 
 
 def experiments(tasks: Sequence[str]) -> list[str]:
     """Names of what fills the figure."""
-    return [_experiment(task, method) for task in tasks for method in RL_METHODS]
+    return [experiment_name(task, method) for task in tasks for method in RL_METHODS]
 
 
 def draw_returns(axes: Axes, task: str, panel: str, book: Book) -> None:
     """One environment: the readings of the figure, the authors' files, and ours."""
-    for method in METHODS:
+    for method in RL_METHODS:
         if (read := curve(LOCOMOTION, method, panel)) is not None:
             draw_reported(axes, read, STEPS, "paper's figure")
         if (filed := curve(RETURNS, method, panel)) is not None:
             _draw_filed(axes, filed)
-        if (chosen := book.get(_experiment(task, method.lower()))) is not None:
+        if (chosen := book.get(experiment_name(task, method))) is not None:
             draw_ours(axes, method, chosen, STEPS)
     label_steps(axes, panel, "average return")
-
-
-def _experiment(task: str, method: str) -> str:
-    return task if method == "maml" else f"{task}_{method}"
 
 
 def _draw_filed(axes: Axes, filed: Curve) -> None:

@@ -17,13 +17,8 @@ from lightning_maml.fingerprint import task_digests
 from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.rl.advantages import Samples, samples
 from lightning_maml.rl.environment import Environment
-from lightning_maml.rl.environment_checks import check_environment, check_tasks
-from lightning_maml.rl.policy_checks import (
-    check_counts,
-    check_policy,
-    check_render,
-    check_shares,
-)
+from lightning_maml.rl.environment_checks import check_tasks
+from lightning_maml.rl.policy_checks import check_counts, check_parts, check_shares
 from lightning_maml.rl.policy_engine import Curvature, PolicyEngine
 from lightning_maml.rl.rollout import Look, sample
 from lightning_maml.rl.trajectories import Trajectories, Watched
@@ -130,9 +125,7 @@ class MetaPolicy(LightningModule):
         )
         check_shares(discount=discount, gae_lambda=gae_lambda)
         self.policy, self.environment = policy, environment
-        check_environment(environment)
-        check_policy(policy, environment)
-        check_render(render, environment)
+        check_parts(policy, environment, render)
         step_sizes = StepSizes(inner_lr, later=later_inner_lr)
         self.inner_loop = InnerLoop(inner_steps, step_sizes, first_order)
         self.eval_inner_steps, self.trajectories = eval_inner_steps, trajectories

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_maml.functional_model import call_without_trace, eval_mode
 from lightning_maml.rl.environment import Environment
+from lightning_maml.rl.environment_checks import check_environment
 
 
 def check_counts(**given: tuple[Any, int]) -> None:
@@ -26,11 +27,15 @@ def check_shares(**given: float) -> None:
             raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
 
 
-def check_policy(policy: nn.Module, environment: Environment) -> None:
-    """Raise ValueError unless `policy` takes observations and returns mean and log-std.
+def check_parts(policy: nn.Module, environment: Environment, render: bool) -> None:
+    """Raise ValueError unless policy, environment and the wish for videos fit together."""
+    check_environment(environment)
+    _check_policy(policy, environment)
+    _check_render(render, environment)
 
-    It is tried once, in eval mode and without a trace, with its own dtype and on its device.
-    """
+
+def _check_policy(policy: nn.Module, environment: Environment) -> None:
+    # Tried without a trace, with its own dtype and on its device.
     size, wanted = environment.observation_size, 2 * environment.action_size
     like = next((p for p in policy.parameters() if p.is_floating_point()), torch.zeros(()))
     observations = torch.zeros(3, size, dtype=like.dtype, device=like.device)
@@ -49,8 +54,7 @@ def check_policy(policy: nn.Module, environment: Environment) -> None:
         )
 
 
-def check_render(render: bool, environment: Environment) -> None:
-    """Raise ValueError if there is to be a video of what cannot be drawn."""
+def _check_render(render: bool, environment: Environment) -> None:
     if render and not callable(getattr(environment, "frame", None)):
         raise ValueError(
             "`render` must be false for an environment without a method `frame` "

@@ -77,21 +77,26 @@ def settings() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     for task, environment in ENVIRONMENTS.items():
         context = ["_context"] if task in ("point", "cheetah_direction") else []
         for method in ("", "_pretrained", "_random", "_oracle", *context):
-            found[f"{task}{method}"] = policy(environment, method), RL_DATA
+            found[f"{task}{method}"] = policy(task, environment, method), rl_data(task)
     return found
 
 
-RL_DATA = {"class_path": "datamodules.RLTasks", "init_args": {"seed": 0}}
 ENVIRONMENTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "point": ("Point", {"reward": "distance"}),
-    "cheetah_velocity": ("HalfCheetah", {"task": "velocity"}),
-    "cheetah_direction": ("HalfCheetah", {"task": "direction"}),
-    "ant_velocity": ("Ant", {"task": "velocity"}),
-    "ant_direction": ("Ant", {"task": "direction"}),
+    "point": ("Point", {"reward": "distance", "horizon": 100}),
+    "cheetah_velocity": ("HalfCheetah", {"task": "velocity", "horizon": 200}),
+    "cheetah_direction": ("HalfCheetah", {"task": "direction", "horizon": 200}),
+    "ant_velocity": ("Ant", {"task": "velocity", "horizon": 200}),
+    "ant_direction": ("Ant", {"task": "direction", "horizon": 200}),
 }
+TRAJECTORIES = {"cheetah_velocity": 10, "ant_direction": 40}  # of the others 20
 
 
-def policy(environment: tuple[str, dict[str, Any]], method: str) -> dict[str, Any]:
+def rl_data(task: str) -> dict[str, Any]:
+    given = {"meta_batch_size": 20 if task == "point" else 40, "seed": 0}
+    return {"class_path": "datamodules.RLTasks", "init_args": given}
+
+
+def policy(task: str, environment: tuple[str, dict[str, Any]], method: str) -> dict[str, Any]:
     """A MetaPolicy as a result has it."""
     name, arguments = environment
     inside = {"task_in_observation": method == "_oracle", **arguments}
@@ -102,6 +107,7 @@ def policy(environment: tuple[str, dict[str, Any]], method: str) -> dict[str, An
         "policy": {"class_path": net, "init_args": {}},
         "environment": {"class_path": f"lightning_maml.rl.envs.{name}", "init_args": inside},
         "inner_lr": 0.1,
+        "trajectories": TRAJECTORIES.get(task, 20),
         "inner_steps": 0 if method in ("_pretrained", "_oracle") else 1,
         "adapts": ["context"] if method == "_context" else ["*"],
     }

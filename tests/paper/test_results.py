@@ -157,6 +157,43 @@ def test_departures_are_named(tmp_path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "paper"),
+    [
+        ("data", "meta_batch_size", 7, 40),
+        ("model", "trajectories", 7, 20),
+        ("environment", "horizon", 7, 200),
+    ],
+)
+@pytest.mark.parametrize("name", ["cheetah_direction", "cheetah_direction_context"])
+def test_other_amounts_of_experience_are_departures(name, part, key, value, paper, tmp_path):
+    content = result(name)
+    place = content["model" if part == "environment" else part]["init_args"]
+    place = place["environment"]["init_args"] if part == "environment" else place
+    assert chosen_of(store(tmp_path, name, "paper").parent).departures == ()
+    place[key] = value
+    store(tmp_path, name, "other", model=content["model"], data=content["data"], date=LATER)
+    said = f"{part}.{key} {value} where the paper has {paper}"
+    assert chosen_of(tmp_path).departures == (said,)
+
+
+@pytest.mark.parametrize("method", ["pretrained", "random", "oracle"])
+def test_another_horizon_is_a_departure_of_every_method(method, tmp_path) -> None:
+    content = result(f"point_{method}")
+    content["model"]["init_args"]["environment"]["init_args"]["horizon"] = 50
+    store(tmp_path, f"point_{method}", model=content["model"])
+    said = "environment.horizon 50 where the paper has 100"
+    assert chosen_of(tmp_path).departures == (said,)
+
+
+def test_an_untrained_oracle_is_not_the_random_policy(tmp_path) -> None:
+    store(tmp_path, "point_oracle", meta_updates=0)
+    book = sort_results(read_results(tmp_path))
+    assert not book.chosen
+    ((_, reason),) = book.unknown
+    assert reason == "the task in the observation belongs to the oracle, which is trained"
+
+
 def test_values_where_tasks_diverged_and_steps_that_are_not_there(tmp_path) -> None:
     steps = {"steps": [0, 1], "mean": [2.0, None], "ci95": [0.1, None], "median": [1.5, 0.5]}
     store(tmp_path, "sinusoid_maml_k5", **steps, diverged=[0, 3])

@@ -10,10 +10,9 @@ import torch
 from lightning.pytorch import seed_everything
 
 from datamodules import RLTasks
-from lightning_maml.episode import TaskBatch
 from lightning_maml.rl import GaussianMLP, MetaPolicy
-from lightning_maml.rl.envs import Point
 from lightning_maml.run.trainer_checks import check_policy_trainer
+from lightning_maml.task_curve import EvalResult
 from tests.rl.test_meta_policy import batch, data, fitted, learner, trainer
 
 mujoco = pytest.importorskip("mujoco", reason="needs the extra `rl`")
@@ -85,19 +84,12 @@ def test_policy_that_diverges_in_evaluation_is_counted(tmp_path) -> None:
     assert logged["test/broken"] == 2 * 10 * 2 * 20  # every try: one a step
 
 
-class Unpaid(Point):
-    """The reward is where the goal is, to the left; with the goal on the right it is no number."""
-
-    def step(self, state, actions, tasks):
-        reward = np.where(tasks[:, 0] > 0, np.nan, tasks[:, 0])
-        return super().step(state, actions, tasks)._replace(reward=reward)
-
-
-def test_diverged_task_is_the_worst_in_the_result_file(tmp_path) -> None:
+def test_diverged_task_is_the_worst_in_the_result_file(tmp_path, monkeypatch) -> None:
     """Of returns -2, -1 and one that is no number the middle one is -2: more is better."""
-    model = MetaPolicy(GaussianMLP(2, 2, (8, 8)), Unpaid(horizon=4), 0.1, eval_inner_steps=0)
-    tasks = TaskBatch(torch.tensor([[goal, 0.0] for goal in (-0.5, -0.25, 0.1)]), batch(3).key)
-    loader = torch.utils.data.DataLoader([tasks], batch_size=None)
+    model, returns = learner(), torch.tensor([[-2.0, -1.0, torch.nan]])
+    result = EvalResult(-returns, returns), torch.tensor(0)
+    monkeypatch.setattr(model, "_evaluate", lambda batch: result)
+    loader = torch.utils.data.DataLoader([batch(3)], batch_size=None)
     trainer(tmp_path, 1).test(model, loader, verbose=False)
     (path,) = tmp_path.rglob("test_result.json")
     assert json.loads(path.read_text())["median"] == [-2.0]
