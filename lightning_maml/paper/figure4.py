@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter, SymmetricalLogLocator
 
 from lightning_maml.paper import returns
 from lightning_maml.paper.book import Book
@@ -35,6 +36,8 @@ def draw(book: Book) -> Figure:
     grid = figure.add_gridspec(3, 2, height_ratios=(1.15, 1, 1))
     above = figure.add_subplot(grid[0, :])
     above.set_yscale("symlog", linthresh=1)
+    above.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 2, 5)))
+    above.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     returns.draw_returns(above, "point", POINT_MASS, book)
     below = []
     for row, (name, title) in enumerate(TRAJECTORIES.items(), start=1):
