@@ -22,8 +22,10 @@ def errors(case: Case, loop: InnerLoop, **settings: object) -> float:
     return relative_error(flat(sweep), flat(unrolled))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5])
-@pytest.mark.parametrize("name", [*QUICK, "resnet18"])
+DEEP = [pytest.param("resnet18", k, marks=pytest.mark.slow if k > 1 else ()) for k in (1, 2, 5)]
+
+
+@pytest.mark.parametrize(("name", "steps"), [*((n, k) for n in QUICK for k in (1, 2, 5)), *DEEP])
 def test_sweep_equals_unrolled(name: str, steps: int) -> None:
     assert errors(CASES[name], InnerLoop(steps, StepSizes(LR))) < 1e-8
 

@@ -94,6 +94,7 @@ def test_a_network_that_does_not_get_there_is_named(tmp_path) -> None:
         make_trainer(tmp_path).fit(model, Slopes())
 
 
+@pytest.mark.slow
 def test_compiled_networks_are_those_of_the_eager_way(tmp_path) -> None:
     found = []
     for compiled in (False, "auto"):

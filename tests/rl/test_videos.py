@@ -166,11 +166,12 @@ def opengl() -> None:
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("robot", "sizes"),
     [
         ("HalfCheetah", (20, 6)),
-        pytest.param("Ant", (125, 8), marks=pytest.mark.slow),
+        ("Ant", (125, 8)),
     ],
 )
 def test_robots_are_filmed_and_their_weights_do_not_change(opengl, robot, sizes, tmp_path) -> None:
