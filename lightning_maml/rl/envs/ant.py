@@ -14,7 +14,6 @@ from lightning_maml.rl.envs.mujoco_batch import (
     Robot,
     Simulator,
     Task,
-    check_arguments,
     checked_actions,
     load_model,
     progress,
@@ -53,7 +52,7 @@ class Ant(Robot):
         ValueError: naming the argument.
     """
 
-    action_size, task_size, start_size = NU, 1, NQ + NV
+    action_size, start_size, seen_size = NU, NQ + NV, 125
 
     def __init__(
         self,
@@ -62,9 +61,7 @@ class Ant(Robot):
         horizon: int = 200,
         threads: int | None = None,
     ) -> None:
-        check_arguments(task, horizon, threads)
-        self.task, self.task_in_observation, self.horizon = task, task_in_observation, horizon
-        self.observation_size = 125 + task_in_observation
+        self._set(task, task_in_observation, horizon, threads)
         self._simulator = Simulator(load_model("ant.xml", _as_the_authors), threads)
         self._sensing = Simulator(load_model("ant.xml", _with_sensors), threads)
 
@@ -96,10 +93,6 @@ class Ant(Robot):
         height = after[:, 3]
         ended = ~broken & ((height < LOWEST) | (height > HIGHEST))
         return Transition(after, self._observation(after, tasks), reward, ended, broken)
-
-    def _observation(self, state: Floats, tasks: Floats) -> Floats:
-        seen = state[:, 1:]  # all but the clock
-        return np.hstack([seen, tasks]) if self.task_in_observation else seen.copy()
 
     def _sense(self, physics: Floats, controls: Floats) -> tuple[Floats, Floats, Flags]:
         """What must be computed from the physics: the rest of the observation, ``[n, 96]``, the

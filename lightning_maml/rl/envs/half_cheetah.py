@@ -12,7 +12,6 @@ from lightning_maml.rl.envs.mujoco_batch import (
     Robot,
     Simulator,
     Task,
-    check_arguments,
     checked_actions,
     load_model,
     progress,
@@ -43,7 +42,8 @@ class HalfCheetah(Robot):
         ValueError: naming the argument.
     """
 
-    action_size, task_size, start_size = NU, 1, NQ + NV
+    action_size, start_size, seen_size = NU, NQ + NV, 20
+    unseen = 2  # the clock and the root's x
 
     def __init__(
         self,
@@ -52,9 +52,7 @@ class HalfCheetah(Robot):
         horizon: int = 200,
         threads: int | None = None,
     ) -> None:
-        check_arguments(task, horizon, threads)
-        self.task, self.task_in_observation, self.horizon = task, task_in_observation, horizon
-        self.observation_size = 20 + task_in_observation
+        self._set(task, task_in_observation, horizon, threads)
         self._simulator = Simulator(load_model("half_cheetah.xml", _scale_mass), threads)
         self._mass = _PlanarMass(self._simulator.model)
 
@@ -78,10 +76,6 @@ class HalfCheetah(Robot):
         ended = np.zeros(len(state), dtype=bool)
         observation = self._observation(state, tasks)
         return Transition(state, observation, np.where(broken, 0.0, reward), ended, broken)
-
-    def _observation(self, state: Floats, tasks: Floats) -> Floats:
-        seen = state[:, 2:]  # all but the clock and the root's x
-        return np.hstack([seen, tasks]) if self.task_in_observation else seen.copy()
 
 
 def _scale_mass(spec: Any) -> None:

@@ -5,7 +5,6 @@ positions, velocities).
 """
 
 import os
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
@@ -132,11 +131,24 @@ class Simulator:
 
 
 class Robot(Environment):
-    """What half-cheetah and ant share; a state is ``[n, ...]`` and begins with the physics."""
+    """What half-cheetah and ant share; a state is ``[n, ...]`` and begins with the physics.
 
+    Attributes:
+        seen_size: numbers of an observation without the task.
+        unseen: numbers at the beginning of a state that are not observed.
+    """
+
+    task_size, seen_size, unseen = 1, 0, 1  # unseen: the clock
     task: Task
     _simulator: Simulator
     _halves: tuple[Environment, Environment] | None = None
+
+    def _set(
+        self, task: Task, task_in_observation: bool, horizon: int, threads: int | None
+    ) -> None:
+        check_arguments(task, horizon, threads)
+        self.task, self.task_in_observation, self.horizon = task, task_in_observation, horizon
+        self.observation_size = self.seen_size + task_in_observation
 
     def check_tasks(self, tasks: Floats) -> None:
         """Velocities >= 0, or directions -1 or 1."""
@@ -177,9 +189,10 @@ class Robot(Environment):
         model = self._simulator.model
         return frame(model, state[number, : 1 + model.nq + model.nv], width, height)
 
-    @abstractmethod
     def _observation(self, state: Floats, tasks: Floats) -> Floats:
         """``[n, observation_size]``."""
+        seen = state[:, self.unseen :]
+        return np.hstack([seen, tasks]) if self.task_in_observation else seen.copy()
 
 
 def _cores() -> int:
