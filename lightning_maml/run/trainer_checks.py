@@ -13,16 +13,11 @@ def check_trainer(trainer: Trainer) -> None:
     Raises:
         ValueError: naming the Trainer's argument and what to use instead.
     """
-    if trainer.accumulate_grad_batches != 1:
-        raise ValueError(
-            "`Trainer(accumulate_grad_batches)` must be 1, got "
-            f"{trainer.accumulate_grad_batches}; use `MetaLearner(accumulate_batches)`."
-        )
-    if trainer.gradient_clip_val:
-        raise ValueError(
-            f"`Trainer(gradient_clip_val)` must be None, got {trainer.gradient_clip_val}; use "
-            "`MetaLearner(clip_meta_grad_value)` or `MetaLearner(clip_meta_grad_norm)`."
-        )
+    _check_updates(
+        trainer,
+        accumulation="use `MetaLearner(accumulate_batches)`",
+        clipping="use `MetaLearner(clip_meta_grad_value)` or `MetaLearner(clip_meta_grad_norm)`",
+    )
     if isinstance(trainer.strategy, SHARDING):
         raise ValueError(
             "`Trainer(strategy)` must keep whole parameters on each device, got "
@@ -48,19 +43,28 @@ def check_policy_trainer(trainer: Trainer) -> None:
             "for its returns, or in Python `MetaPolicy.evaluate` (returns of each task) or "
             "`MetaPolicy.watch` (trajectories)."
         )
-    if trainer.accumulate_grad_batches != 1:
-        raise ValueError(
-            f"`Trainer(accumulate_grad_batches)` must be 1, got {trainer.accumulate_grad_batches}; "
-            "use more tasks a batch, `RLTasks(meta_batch_size)`."
-        )
-    if trainer.gradient_clip_val:
-        raise ValueError(
-            f"`Trainer(gradient_clip_val)` must be None, got {trainer.gradient_clip_val}; "
-            "`MetaPolicy(max_kl)` bounds the step."
-        )
+    _check_updates(
+        trainer,
+        accumulation="use more tasks a batch, `RLTasks(meta_batch_size)`",
+        clipping="`MetaPolicy(max_kl)` bounds the step",
+    )
     if trainer.precision not in POLICY_PRECISIONS:
         raise ValueError(
             f"`Trainer(precision)` must be one of {list(POLICY_PRECISIONS)}, got "
             f"{trainer.precision!r}: conjugate gradient needs weights of 32 bits, and TRPO has no "
             "loss that a gradient scaler could scale."
+        )
+
+
+def _check_updates(trainer: Trainer, accumulation: str, clipping: str) -> None:
+    """Refuse what manual optimization would ignore; the texts say what to use instead."""
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            "`Trainer(accumulate_grad_batches)` must be 1, got "
+            f"{trainer.accumulate_grad_batches}; {accumulation}."
+        )
+    if trainer.gradient_clip_val:
+        raise ValueError(
+            f"`Trainer(gradient_clip_val)` must be None, got {trainer.gradient_clip_val}; "
+            f"{clipping}."
         )

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 import train
+from tests.run.conftest import TRAINER
 
 # 4 updates in epochs of 3.
 CONFIG = """
@@ -28,23 +29,16 @@ data:
   init_args:
     {low: [-0.5, -0.5], high: [0.5, 0.5], meta_batch_size: 4, train_batches_per_epoch: 3,
      val_tasks: 2, seed: 3}
-trainer:
-  max_steps: 4
-  max_epochs: -1
-  accelerator: cpu
-  num_sanity_val_steps: 0
-  log_every_n_steps: 1
-  enable_progress_bar: false
-  enable_model_summary: false
-  logger:
-    class_path: lightning.pytorch.loggers.CSVLogger
-    init_args: {save_dir: runs, name: small}
-  callbacks:
+"""
+CONFIG += (
+    TRAINER
+    + """\
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args: {filename: last, enable_version_counter: false, SAVE}
     - class_path: tests.rl.test_resume_policy.Ends
       init_args: {batch: 0}
 """
+)
 WHEN = {
     "after an epoch": ("save_on_train_epoch_end: false", 3),
     "within an epoch": ("every_n_train_steps: 2, save_on_train_epoch_end: false", 2),

@@ -10,6 +10,20 @@ import pytest
 
 import train
 
+TRAINER = """\
+trainer:
+  max_steps: 4
+  max_epochs: -1
+  accelerator: cpu
+  num_sanity_val_steps: 0
+  log_every_n_steps: 1
+  enable_progress_bar: false
+  enable_model_summary: false
+  logger:
+    class_path: lightning.pytorch.loggers.CSVLogger
+    init_args: {save_dir: runs, name: small}
+  callbacks:
+"""
 CONFIG = """
 model:
   class_path: lightning_maml.MetaLearner
@@ -32,18 +46,10 @@ data:
     val_tasks: 5
     test_tasks: 7
     seed: 3
-trainer:
-  max_steps: 4
-  max_epochs: -1
-  accelerator: cpu
-  num_sanity_val_steps: 0
-  log_every_n_steps: 1
-  enable_progress_bar: false
-  enable_model_summary: false
-  logger:
-    class_path: lightning.pytorch.loggers.CSVLogger
-    init_args: {save_dir: runs, name: small}
-  callbacks:
+"""
+CONFIG += (
+    TRAINER
+    + """\
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args:
         monitor: val/mse
@@ -51,6 +57,7 @@ trainer:
         save_on_train_epoch_end: false
         filename: "best-{step}"
 """
+)
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 
 
