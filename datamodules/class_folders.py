@@ -46,7 +46,7 @@ class FolderImages:
         pool = ThreadPoolExecutor(THREADS)
         try:
             done = pool.map(read, range(len(paths)))
-            for _ in tqdm(done, f"Reading {self.title}", len(paths), unit="image"):
+            for _ in tqdm(done, f"Reading {self.title}", len(paths), unit="image", disable=None):
                 pass
         finally:
             pool.shutdown(cancel_futures=True)

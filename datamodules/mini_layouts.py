@@ -46,7 +46,9 @@ class PickledImages:
 
         def fill(out: Pixels) -> None:
             first = 0
-            for numbers in tqdm(classes.values(), f"Reading {self.title}", unit="class"):
+            for numbers in tqdm(
+                classes.values(), f"Reading {self.title}", unit="class", disable=None
+            ):
                 out[first : first + len(numbers)] = _as_spec(images[numbers], self.spec)
                 first += len(numbers)
 
