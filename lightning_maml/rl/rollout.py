@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from lightning_maml.episode import TaskBatch
-from lightning_maml.rl.environment import Environment, Flags, Floats, State, Transition
+from lightning_maml.rl.environment import (
+    Environment,
+    Flags,
+    Floats,
+    State,
+    Transition,
+    finite_rows,
+)
 from lightning_maml.rl.environment_checks import (
     check_reward,
     check_seen,
@@ -162,7 +169,7 @@ def _actions(output: Tensor, noise: Floats) -> tuple[Tensor, Floats, Flags]:
     mean, log_std = np.split(output.numpy(), 2, axis=1)
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is `lost`
         action = mean + np.exp(log_std) * noise
-    lost = ~np.isfinite(action).all(axis=-1)
+    lost = ~finite_rows(action)
     if lost.any():
         action[lost] = 0
         output = torch.where(torch.from_numpy(lost)[:, None], torch.zeros(()), output)

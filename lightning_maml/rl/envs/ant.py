@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_maml.rl.environment import Flags, Floats, State, Transition
+from lightning_maml.rl.environment import Flags, Floats, State, Transition, finite_rows
 from lightning_maml.rl.envs.extra import rl_extra
 from lightning_maml.rl.envs.mujoco_batch import (
     Robot,
@@ -112,7 +112,7 @@ class Ant(Robot):
         rotation = axes.reshape(-1, 3, 3).swapaxes(1, 2).reshape(-1, 9)
         clipped = external.clip(-1.0, 1.0, out=external).reshape(-1, CONTACTS)
         sensed = np.hstack([clipped, rotation, centre])
-        return sensed, velocity, went_on(physics, moved) & np.isfinite(sensed).all(axis=-1)
+        return sensed, velocity, went_on(physics, moved) & finite_rows(sensed)
 
 
 def _as_the_authors(spec: Any) -> None:

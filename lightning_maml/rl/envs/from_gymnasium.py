@@ -8,7 +8,14 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from lightning_maml.rl.environment import Environment, Flags, Floats, State, Transition
+from lightning_maml.rl.environment import (
+    Environment,
+    Flags,
+    Floats,
+    State,
+    Transition,
+    finite_rows,
+)
 from lightning_maml.rl.envs.extra import rl_extra
 
 with rl_extra():
@@ -126,14 +133,14 @@ class GymnasiumVector(Environment):
         vector, n = state.vector, len(state.over)
         if state.over.any():  # not restarted, so not looked at, but it must not be stepped as it is
             vector.reset(seed=[0] * n, options={"reset_mask": state.over.copy()})
-        lost = ~np.all(np.isfinite(actions), axis=-1)
+        lost = ~finite_rows(actions)
         share = (np.clip(np.where(lost[:, None], 0.0, actions), -1.0, 1.0) + 1) / 2
         space = vector.action_space
         scaled = (self._low + share * (self._high - self._low)).astype(space.dtype)
         seen, reward, terminated, truncated, _ = vector.step(scaled.reshape(space.shape))
         observation = np.array(seen, dtype=np.float64).reshape(n, -1)
         reward = np.array(reward, dtype=np.float64)
-        broken = lost | ~np.isfinite(observation).all(axis=-1) | ~np.isfinite(reward)
+        broken = lost | ~finite_rows(observation) | ~np.isfinite(reward)
         observation[broken], reward[broken] = state.observation[broken], 0.0
         ended = (terminated | truncated) & ~broken
         latest = self._next(state, observation=observation, over=terminated | truncated | broken)

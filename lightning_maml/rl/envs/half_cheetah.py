@@ -97,20 +97,21 @@ class _PlanarMass:
         arms = model.body_mass[:, None] * model.body_ipos
         for body in range(2, model.nbody):
             arms[model.body_parentid[body]] += model.body_subtreemass[body] * model.body_pos[body]
-        self.x, _, self.z = arms[1:].T / model.body_subtreemass[1]
+        self.x, _, self.z = (arms[1:] / model.body_subtreemass[1]).T[..., None]
         self.height = model.body_pos[1, 2]
         self.parents = model.body_parentid[1:] - 1
 
     def position_and_speed(self, physics: Floats) -> tuple[Floats, Floats]:
         """Position ``[n, 3]`` (m) and x velocity ``[n]`` (m/s)."""
-        angle, turning = physics[:, 3 : NQ + 1].copy(), physics[:, NQ + 3 :].copy()
+        # Bodies first: rows of n numbers, since numpy is slow at rows of seven.
+        angle, turning = physics.T[3 : NQ + 1].copy(), physics.T[NQ + 3 :].copy()
         for body, parent in enumerate(self.parents[1:], start=1):
-            angle[:, body] += angle[:, parent]
-            turning[:, body] += turning[:, parent]
+            angle[body] += angle[parent]
+            turning[body] += turning[parent]
         sine, cosine = np.sin(angle), np.cos(angle)
         down = self.z * cosine - self.x * sine
         position = np.zeros((len(physics), 3))
-        # Sums along the last axis, not products with BLAS: these depend on what else is there.
-        position[:, 0] = physics[:, 1] + (self.x * cosine + self.z * sine).sum(axis=-1)
-        position[:, 2] = self.height + physics[:, 2] + down.sum(axis=-1)
-        return position, physics[:, NQ + 1] + (turning * down).sum(axis=-1)
+        # Sums over rows, not products with BLAS: these depend on what else is there.
+        position[:, 0] = physics[:, 1] + (self.x * cosine + self.z * sine).sum(axis=0)
+        position[:, 2] = self.height + physics[:, 2] + down.sum(axis=0)
+        return position, physics[:, NQ + 1] + (turning * down).sum(axis=0)

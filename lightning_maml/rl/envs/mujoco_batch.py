@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from lightning_maml.rl.environment import Environment, Flags, Floats, State
+from lightning_maml.rl.environment import Environment, Flags, Floats, State, finite_rows
 from lightning_maml.rl.envs.extra import rl_extra
 from lightning_maml.rl.envs.quiet import without_warnings
 
@@ -70,7 +70,7 @@ def checked_actions(actions: Floats, shape: tuple[int, int]) -> tuple[Floats, Fl
     """
     if actions.shape != shape:
         raise ValueError(f"`actions` must have shape {shape}, got {actions.shape}.")
-    lost = ~np.all(np.isfinite(actions), axis=-1)
+    lost = ~finite_rows(actions)
     clipped = np.clip(actions.astype(np.float64), -1.0, 1.0)
     if lost.any():
         clipped[lost] = 0.0
@@ -88,7 +88,7 @@ def start_physics(positions: Floats, nv: int, noise: Floats) -> Floats:
 
 def went_on(before: Floats, after: Floats) -> Flags:
     """Where MuJoCo stepped without an instability (bad position, velocity or acceleration)."""
-    going: Flags = np.isfinite(after).all(axis=-1) & (after[:, 0] > before[:, 0])
+    going: Flags = finite_rows(after) & (after[:, 0] > before[:, 0])
     return going
 
 
