@@ -1,5 +1,6 @@
 """W&B: without a login, on disk, with the number of meta-updates as its step."""
 
+import json
 import os
 import subprocess
 import sys
@@ -102,42 +103,55 @@ def test_lightnings_own_logger_works_alone(with_wandb, tmp_path, monkeypatch) ->
 
 
 CHECK = """
+import json, os, sys
 from lightning_maml.run.wandb_logging import WandbLogger
-print(WandbLogger()._wandb_init.get("mode"))
+
+for environment in json.load(sys.stdin):  # a process each, forked after the long imports
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0
+    else:
+        os.environ.clear()
+        os.environ.update(environment)
+        print(WandbLogger()._wandb_init.get("mode"), flush=True)
+        os._exit(0)
 """
 KEY = "0123456789" * 4
 OTHER = {"WANDB_BASE_URL": "http://wandb.example.org:8080"}
 SETTINGS = {"WANDB_CONFIG_DIR": "~/wandb"}  # where `wandb login --host` leaves the server's name
+LOGINS: list[tuple[dict[str, str], str | None, str]] = [  # environment, ~/.netrc's machine, mode
+    ({}, None, "offline"),
+    ({"WANDB_API_KEY": KEY}, None, "None"),
+    ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, None, "offline"),
+    ({"WANDB_MODE": "disabled"}, None, "None"),
+    ({}, "api.wandb.ai", "None"),
+    ({}, "wandb.example.org:8080", "offline"),
+    (OTHER, "wandb.example.org:8080", "None"),
+    (OTHER, "api.wandb.ai", "offline"),
+    (SETTINGS, "wandb.example.org:8080", "None"),
+]
 
 
-@pytest.mark.parametrize(
-    ("environment", "machine", "mode"),
-    [
-        ({}, None, "offline"),
-        ({"WANDB_API_KEY": KEY}, None, "None"),
-        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, None, "offline"),
-        ({"WANDB_MODE": "disabled"}, None, "None"),
-        ({}, "api.wandb.ai", "None"),
-        ({}, "wandb.example.org:8080", "offline"),
-        (OTHER, "wandb.example.org:8080", "None"),
-        (OTHER, "api.wandb.ai", "offline"),
-        (SETTINGS, "wandb.example.org:8080", "None"),
-    ],
-)
-def test_who_logs_offline(environment, machine, mode, tmp_path) -> None:
+def test_who_logs_offline(tmp_path) -> None:
     """The rules of `wandb login`, which leaves its key in ~/.netrc."""
-    if machine is not None:
-        (tmp_path / ".netrc").write_text(f"machine {machine}\n  login user\n  password {KEY}\n")
-    (tmp_path / "wandb").mkdir()
-    (tmp_path / "wandb" / "settings").write_text(
-        f"[default]\nbase_url = {OTHER['WANDB_BASE_URL']}\n"
-    )
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "NETRC"))}
+    environments = []
+    for number, (environment, machine, _) in enumerate(LOGINS):
+        home = tmp_path / str(number)
+        (home / "wandb").mkdir(parents=True)
+        (home / "wandb" / "settings").write_text(
+            f"[default]\nbase_url = {OTHER['WANDB_BASE_URL']}\n"
+        )
+        if machine is not None:
+            (home / ".netrc").write_text(f"machine {machine}\n  login user\n  password {KEY}\n")
+        environments.append({**clean, "HOME": str(home), **environment})
     done = subprocess.run(
-        [sys.executable, "-c", CHECK], env={**clean, "HOME": str(tmp_path), **environment},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, cwd=ROOT,
+        [sys.executable, "-c", CHECK], env={**clean, "HOME": str(tmp_path)},
+        input=json.dumps(environments), capture_output=True, text=True, timeout=120, cwd=ROOT,
     )  # fmt: skip
-    assert (done.returncode, done.stdout.strip()) == (0, mode), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert list(zip(LOGINS, done.stdout.split(), strict=True)) == [
+        (login, login[2]) for login in LOGINS
+    ]
     assert KEY not in done.stdout + done.stderr
 
 
