@@ -17,8 +17,9 @@ Our numbers beside the paper's (Finn, Abbeel, Levine, ICML 2017), from result fi
 
 Numbers of ours are means over test tasks with their 95% confidence interval
 (1.96 s / sqrt(tasks)). Each links to its run: the command, device, versions, date, seed and number
-of test tasks. A result records the command of its test; above it stands the full run of its config,
-which a run with fewer meta-updates was not: it is marked with both numbers. An empty cell links to
+of test tasks. A result records the command of its test and, if newer, those of its training; of the
+others the full run of the config stands there, which a run with fewer meta-updates was not: it is
+marked with both numbers. An empty cell links to
 the commands that would fill it.
 """
 
@@ -91,10 +92,16 @@ def run_lines(chosen: Chosen) -> str:
 
 
 def run_commands(chosen: Chosen) -> list[str]:
-    """The recorded command of each test, and how its config is run in full."""
+    """The recorded commands of each test and its training; where the latter is not recorded, how
+    its config is run in full.
+    """
     *fit, _ = chosen.experiment.commands
-    full = [f"{command}  # the config's full run" for command in fit]
-    return [*full, *(f"python {one.command}  # as recorded" for one in chosen.results)]
+    lines: dict[str, None] = {}  # each once: several tests may be of one training
+    for one in chosen.results:
+        trained = [f"python {command}  # as recorded" for command in one.training]
+        full = [f"{command}  # the config's full run" for command in fit]
+        lines |= dict.fromkeys([*(trained or full), f"python {one.command}  # as recorded"])
+    return list(lines)
 
 
 def details(chosen: Chosen) -> list[str]:

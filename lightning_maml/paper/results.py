@@ -30,6 +30,7 @@ class Result:
     settings: Mapping[str, Any]
     seed: int | None
     command: str
+    training: tuple[str, ...]  # its commands, with each resumption's; empty if not recorded
     date: str
     commit: str
     versions: Mapping[str, str | None]
@@ -90,6 +91,7 @@ def read_result(path: Path, name: Path | None = None) -> Result:
         settings=flat(_described(path, content)),
         seed=_get(path, content, trained, int, optional=True),
         command=_get(path, content, "command", str),
+        training=_training(path, content),
         date=_get(path, content, "date", str),
         commit=str(git.get("commit", "?"))[:10] + (" with changes" if git.get("dirty") else ""),
         versions=_get(path, content, "versions", dict),
@@ -137,6 +139,12 @@ def _tasks_of(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: must be a JSON file of fits, but {error}.") from error
     tasks: list[dict[str, Any]] = _get(path, content, "tasks", list)
     return tasks
+
+
+def _training(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
+    key = "training_commands"
+    commands = _get(path, {key: None, **content}, key, list, optional=True) or ()
+    return tuple(_get(path, {f"{key}[{i}]": c}, f"{key}[{i}]", str) for i, c in enumerate(commands))
 
 
 def _tuned(tuning: Mapping[str, Any] | None) -> str:

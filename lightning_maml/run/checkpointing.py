@@ -1,6 +1,8 @@
 """Resuming to the bit: checkpoints that are whole, and hold all that training depends on."""
 
 import random
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class RunState(Callback):
-    """Keeps in each checkpoint the run's seed and the states of all random generators.
+    """Keeps in each checkpoint the run's seed, its commands (that of each resumption, too), and the
+    states of all random generators.
 
     Each process has its own generators.
     With them a resumed run draws the dropout masks that the uninterrupted one would have drawn.
@@ -46,6 +49,7 @@ class RunState(Callback):
 
     def __init__(self) -> None:
         self._resumed: list[dict[str, Any]] = []
+        self._commands = [shlex.join(sys.argv)]
 
     def state_dict(self) -> dict[str, Any]:
         """Of all processes; each must call it."""
@@ -53,11 +57,12 @@ class RunState(Callback):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             states *= torch.distributed.get_world_size()
             torch.distributed.all_gather_object(states, generator_states())
-        return {"generators": states, "seed": global_seed()}
+        return {"generators": states, "seed": global_seed(), "commands": self._commands}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep them until training starts."""
+        """Keep the generators until training starts. Older checkpoints have no commands."""
         self._resumed = state_dict["generators"]
+        self._commands = [*state_dict.get("commands", []), self._commands[-1]]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the generators back, unless another number of processes goes on with the run."""

@@ -42,9 +42,8 @@ def surroundings(trainer: Trainer) -> dict[str, Any]:
 
 
 def checkpoint_facts(trainer: Trainer) -> dict[str, Any]:
-    """The checkpoint in use, if one was loaded: its meta-updates, the seed of its run, its weights.
-
-    What is not known is None.
+    """The checkpoint in use, if one was loaded: its meta-updates, its run's seed and commands, its
+    weights. What is not known is None.
     """
     path = trainer.ckpt_path
     if path is None:
@@ -52,10 +51,12 @@ def checkpoint_facts(trainer: Trainer) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if Path(path).is_file():
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    run = content.get("callbacks", {}).get("RunState", {})
     return {
         "checkpoint": str(path),
         "meta_updates": content.get("global_step"),
-        "training_seed": content.get("callbacks", {}).get("RunState", {}).get("seed"),
+        "training_seed": run.get("seed"),
+        "training_commands": run.get("commands"),
         "weights": weights_digest(content["state_dict"]) if content else None,
     }
 

@@ -11,6 +11,7 @@ import yaml
 from lightning_maml.paper.book import Value, experiment_of, sort_results
 from lightning_maml.paper.cells import EXPERIMENTS, SOURCES
 from lightning_maml.paper.contents import PARTS
+from lightning_maml.paper.markdown import run_commands
 from lightning_maml.paper.results import read_fits, read_result, read_results
 from tests.paper.conftest import IMAGE, learner, network, result, settings, sinusoid, store
 
@@ -249,6 +250,22 @@ def test_what_is_no_json_and_no_folder(tmp_path) -> None:
     (tmp_path / "test_result_2.json").write_text("[]")
     with pytest.raises(ValueError, match=r"must hold one JSON object, got list"):
         read_results(tmp_path)
+
+
+def test_a_training_s_own_commands_are_shown_where_known(tmp_path) -> None:
+    fits = ["train.py fit --config a.yaml", "train.py fit --config a.yaml --ckpt_path last"]
+    known = store(tmp_path / "known", "point", training_commands=fits)
+    unknown = store(tmp_path / "unknown", "point", training_commands=None)
+    shown = [
+        run_commands(sort_results(read_results(path.parents[1])).chosen["point"])
+        for path in (known, unknown)
+    ]
+    assert [line.partition("  #")[0] for line in shown[0][:-1]] == [f"python {fit}" for fit in fits]
+    assert shown[1][0] == "python train.py fit --config configs/point.yaml  # the config's full run"
+    assert shown[0][-1] == shown[1][-1]
+    store(tmp_path / "wrong", "point", training_commands=[3])
+    with pytest.raises(ValueError, match=r"`training_commands\[0\]` must be a string, got 3"):
+        read_results(tmp_path / "wrong")
 
 
 def test_fits_are_read_and_checked(tmp_path) -> None:

@@ -196,6 +196,9 @@ def test_a_run_goes_on_as_if_nothing_had_happened(straight, tmp_path, how, worke
 
     one, other = final(folder), final(tmp_path)
     assert other["global_step"] == 30
+    first, second = other["callbacks"]["RunState"]["commands"]
+    assert " fit " in first
+    assert ["--ckpt_path=last" in command for command in (first, second)] == [False, True]
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert_same(one[part], other[part], part)
     assert rows(tmp_path) == rows(folder)
