@@ -264,7 +264,7 @@ def test_a_training_s_own_commands_are_shown_where_known(tmp_path) -> None:
     assert shown[1][0] == "python train.py fit --config configs/point.yaml  # the config's full run"
     assert shown[0][-1] == shown[1][-1]
     store(tmp_path / "wrong", "point", training_commands=[3])
-    with pytest.raises(ValueError, match=r"`training_commands\[0\]` must be a string, got 3"):
+    with pytest.raises(ValueError, match=r"`training_commands\[0\]` must be text, got 3"):
         read_results(tmp_path / "wrong")
 
 
