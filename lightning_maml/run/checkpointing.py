@@ -1,8 +1,6 @@
 """Resuming to the bit: checkpoints that are whole, and hold all that training depends on."""
 
 import random
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_maml.run.files import write_whole
-from lightning_maml.run.provenance import global_seed
+from lightning_maml.run.provenance import command_line, global_seed
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -49,7 +47,7 @@ class RunState(Callback):
 
     def __init__(self) -> None:
         self._resumed: list[dict[str, Any]] = []
-        self._commands = [shlex.join(sys.argv)]
+        self._commands = [command_line()]
 
     def state_dict(self) -> dict[str, Any]:
         """Of all processes; each must call it."""

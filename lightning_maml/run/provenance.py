@@ -33,12 +33,17 @@ def surroundings(trainer: Trainer) -> dict[str, Any]:
     """Who ran what, when, and on what, whatever the model and the data."""
     return {
         "seed": global_seed(),
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git_state(Path(__file__)),
         "versions": versions(),
         "device": device(trainer),
     }
+
+
+def command_line() -> str:
+    """What this process was called with."""
+    return shlex.join(sys.argv)
 
 
 def checkpoint_facts(trainer: Trainer) -> dict[str, Any]:
