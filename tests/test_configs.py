@@ -38,6 +38,10 @@ PAPER = {
 PAPER |= {  # the same with a shorter schedule, of ours
     "omniglot_5way_1shot_short": (1, 1, 0.4, 1, 3, 32, 9_000),
     "omniglot_5way_5shot_short": (5, 5, 0.4, 1, 3, 16, 6_000),
+    "omniglot_5way_1shot_dense_short": (1, 1, 0.4, 1, 3, 32, 9_000),
+    "omniglot_5way_5shot_dense_short": (5, 5, 0.4, 1, 3, 16, 6_000),
+    "omniglot_5way_1shot_context_vector_short": (1, 1, 0.4, 1, 3, 32, 9_000),
+    "omniglot_5way_5shot_context_vector_short": (5, 5, 0.4, 1, 3, 16, 6_000),
 }
 # Sec. 5.1 and App. C.1: the baselines have no inner loop; `inner_lr` is that of validation.
 PRETRAINED = ["sinusoid_oracle", "sinusoid_pretrained"]
@@ -242,7 +246,7 @@ def test_the_reward_of_the_text_differs_in_the_reward() -> None:
 def test_networks_are_those_of_the_paper(name) -> None:
     config = load(name)
     model, data = config["model"]["init_args"], config["data"]["init_args"]
-    network = dict(model["model"]["init_args"])
+    network, name = dict(model["model"]["init_args"]), name.removesuffix("_short")
     layers = "linear" if name.endswith("dense") else "conv"
     adapts = ["*"] if name.startswith("sinusoid") else [f"*.{layers}.*", "head.*"]
     more_inputs = {}
@@ -320,9 +324,11 @@ def test_dense_differs_in_the_network_only(k_shot) -> None:
     assert {key for key in keys if not key.startswith("model.model.")} == {"model.adapts"}
 
 
+@pytest.mark.parametrize("kind", ["", "_dense", "_context_vector"])
 @pytest.mark.parametrize(("k_shot", "smaller"), [(1, set()), (5, {"data.meta_batch_size"})])
-def test_short_runs_differ_in_their_schedule(k_shot, smaller) -> None:
-    one, other = f"omniglot_5way_{k_shot}shot", f"omniglot_5way_{k_shot}shot_short"
+def test_short_runs_differ_in_their_schedule(k_shot, smaller, kind) -> None:
+    one = f"omniglot_5way_{k_shot}shot{kind}"
+    other = f"{one}_short"
     schedule = {"class_path", "T_max"}
     assert differing(one, other) == smaller | {
         "trainer.max_steps",
