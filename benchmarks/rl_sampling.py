@@ -3,12 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/rl_sampling.py
     python benchmarks/rl_sampling.py --robot ant --turns 15 --json rates.json
 
-Bare: one `mujoco.rollout` of the environment's model, all steps in one call with given actions.
-`step`: the environment in closed loop with a random linear policy, so with observations and
-rewards. `sample`: the whole of what training does, with a `GaussianMLP` of its own for each task;
-counted are valid steps. The three take turns. "Of bare" is the median of the ratios within a turn;
-after it the quartiles. CPU is that of all threads, which other work on the machine changes less:
-seconds per million steps.
+`sample` is the whole of what training does, with a `GaussianMLP` of its own for each task; counted
+are valid steps. `bare`: one `mujoco.rollout` for each of the environment's models, of one step from
+each state in which `sample` was and under its action; `first model`: that without the ant's second
+model, which gives its contact forces. `step`: the environment in closed loop under the actions of
+`sample`, so with observations and rewards. `policy`: the outputs alone, as many as `sample` takes.
+All take turns. "Of bare" is the median of the ratios within a turn; after it the quartiles. CPU is
+that of all threads, which other work on the machine changes less: seconds per million steps.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -23,56 +25,39 @@ import mujoco
 import numpy as np
 import torch
 from mujoco.rollout import Rollout
+from torch import Tensor
 
 from datamodules import RLTasks
 from lightning_maml.rl import GaussianMLP
 from lightning_maml.rl.envs import Ant, HalfCheetah
 from lightning_maml.rl.policy_engine import PolicyEngine
 from lightning_maml.rl.rollout import sample
+from lightning_maml.rl.trajectories import Trajectories
 
-ROBOTS = {"half_cheetah": HalfCheetah, "ant": Ant}
+ROBOTS: dict[str, type[HalfCheetah | Ant]] = {"half_cheetah": HalfCheetah, "ant": Ant}
 Run = Callable[[], int]
 """Does the work, and says how many steps it was."""
 
 
-def bare(environment: HalfCheetah | Ant, tasks: int, streams: int) -> Run:
-    """All steps in one call."""
-    simulator, steps, episodes = environment._simulator, environment.horizon, tasks * streams
-    model, rng = simulator.model, np.random.default_rng(0)
-    state, _ = environment.start(*_beginnings(environment, episodes))
-    size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
-    initial = np.ascontiguousarray(state[:, :size])
-    controls = np.clip(rng.standard_normal((episodes, steps, model.nu)), -1, 1)
-    pool = Rollout(nthread=simulator.threads if simulator.threads > 1 else 0)
-    data = [mujoco.MjData(model) for _ in range(simulator.threads)]
-    after = np.empty((episodes, steps, size))
+@dataclass(frozen=True)
+class Sampled:
+    """What training does, and all states in which its environment was.
 
-    def run() -> int:
-        pool.rollout(model, data, initial, controls, state=after)
-        return episodes * steps
+    Attributes:
+        sample: does it.
+        physics: ``[N, size]`` before each step.
+        controls: ``[N, 1, nu]``.
+    """
 
-    return run
-
-
-def closed_loop(environment: HalfCheetah | Ant, tasks: int, streams: int) -> Run:
-    """Step by step, each action from the observation before it, with noise of deviation 1."""
-    rng, episodes = np.random.default_rng(0), tasks * streams
-    goals, start_noise = _beginnings(environment, episodes)
-    weights = 0.1 * rng.standard_normal((environment.observation_size, environment.action_size))
-    noise = rng.standard_normal((environment.horizon, episodes, environment.action_size))
-
-    def run() -> int:
-        state, observation = environment.start(goals, start_noise)
-        for action_noise in noise:
-            state, observation, *_ = environment.step(
-                state, observation @ weights + action_noise, goals
-            )
-        return episodes * environment.horizon
-
-    return run
+    environment: HalfCheetah | Ant
+    sample: Callable[[], Trajectories]
+    policy: Callable[[Tensor], Tensor]
+    paths: Trajectories
+    physics: np.ndarray
+    controls: np.ndarray
 
 
-def training(environment: HalfCheetah | Ant, tasks: int, streams: int) -> Run:
+def sampled(environment: HalfCheetah | Ant, tasks: int, streams: int) -> Sampled:
     """Rollouts of a policy of its own for each task."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -82,15 +67,87 @@ def training(environment: HalfCheetah | Ant, tasks: int, streams: int) -> Run:
         for name, p in engine.initial(tasks).items()
     }
     batch = RLTasks(low=[0.0], high=[2.0]).samplers["train"](0, tasks)
-    return lambda: sample(environment, engine.policies(theta), batch, streams).steps
+    model, policies = environment._simulator.model, engine.policies(theta)
+    size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+    noted: list[np.ndarray] = []
+    paths = sample(
+        environment, policies, batch, streams, look=lambda _, state: noted.append(state[:, :size])
+    )
+    # Where the next episode begins in a stream, what was noted is the end of that before.
+    known = (paths.valid & (paths.age > 0)).flatten(0, 1).numpy()
+    actions = paths.actions.flatten(0, 1).double().numpy()
+    return Sampled(
+        environment,
+        lambda: sample(environment, policies, batch, streams),
+        policies,
+        paths,
+        np.stack(noted[:-1], axis=1)[known],
+        actions[known][:, None].clip(-1, 1),
+    )
 
 
-def _beginnings(environment: HalfCheetah | Ant, episodes: int) -> tuple[np.ndarray, np.ndarray]:
-    noise = np.random.default_rng(1).standard_normal((episodes, environment.start_size))
-    return np.ones((episodes, 1)), noise
+def physics(models: int | None) -> Callable[[Sampled], Run]:
+    """All steps of so many of the environment's models (None: of all), a call for each."""
+
+    def make(these: Sampled) -> Run:
+        robot = these.environment
+        simulators = [robot._simulator, *([robot._sensing] if isinstance(robot, Ant) else [])]
+        threads, steps = simulators[0].threads, len(these.physics)
+        pool = Rollout(nthread=threads if threads > 1 else 0)
+        models_used = [simulator.model for simulator in simulators[:models]]
+        data = [[mujoco.MjData(model) for _ in range(threads)] for model in models_used]
+        after = np.empty((steps, 1, these.physics.shape[1]))
+
+        def run() -> int:
+            for model, scratch in zip(models_used, data, strict=True):
+                pool.rollout(model, scratch, these.physics, these.controls, state=after)
+            return steps
+
+        return run
+
+    return make
 
 
-KINDS = {"bare": bare, "step": closed_loop, "sample": training}
+def closed_loop(these: Sampled) -> Run:
+    """Step by step."""
+    environment, actions = these.environment, these.paths.actions[:, :, : these.environment.horizon]
+    rows = actions.flatten(0, 1).transpose(0, 1).contiguous().numpy()
+    noise = np.random.default_rng(1).standard_normal((rows.shape[1], environment.start_size))
+    goals = np.ones((rows.shape[1], 1))
+
+    def run() -> int:
+        state, _ = environment.start(goals, noise)
+        for action in rows:
+            state, *_ = environment.step(state, action, goals)
+        return rows.shape[0] * rows.shape[1]
+
+    return run
+
+
+def outputs(these: Sampled) -> Run:
+    """Of the policies, as often as `sample` asks for them."""
+    seen = these.paths.observations
+
+    def run() -> int:
+        for t in range(seen.shape[2]):
+            these.policy(seen[:, :, t])
+        return these.paths.steps
+
+    return run
+
+
+def training(these: Sampled) -> Run:
+    """The whole."""
+    return lambda: these.sample().steps
+
+
+KINDS = {
+    "bare": physics(None),
+    "first model": physics(1),
+    "step": closed_loop,
+    "policy": outputs,
+    "sample": training,
+}
 
 
 def measured(run: Run) -> tuple[float, float]:
@@ -103,7 +160,8 @@ def measured(run: Run) -> tuple[float, float]:
 def measure(name: str, options: argparse.Namespace) -> dict[str, object]:
     """All kinds in turns: what of each turn, and medians and quartiles over turns."""
     environment = ROBOTS[name]("velocity", threads=options.threads)
-    runs = {kind: make(environment, options.tasks, options.streams) for kind, make in KINDS.items()}
+    these = sampled(environment, options.tasks, options.streams)
+    runs = {kind: make(these) for kind, make in KINDS.items()}
     turns = [{kind: measured(run) for kind, run in runs.items()} for _ in range(options.turns + 1)]
     del turns[0]  # a warm-up
     result: dict[str, object] = {"robot": name, "threads": environment._simulator.threads}

@@ -59,8 +59,9 @@ def check_seen(environment: Environment, seen: Floats) -> None:
     """Raise ValueError where what the policy is shown is not finite."""
     if not np.isfinite(seen).all():
         raise ValueError(
-            f"`observation` must be finite as long as an episode is not broken, got "
-            f"{seen[~np.isfinite(seen).all(axis=1)][0].tolist()} from {type(environment).__name__}."
+            f"`observation` must be finite, as {seen.dtype}, as long as an episode is not broken, "
+            f"got {seen[~np.isfinite(seen).all(axis=1)][0].tolist()} from "
+            f"{type(environment).__name__}."
         )
 
 

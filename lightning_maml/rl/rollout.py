@@ -134,6 +134,7 @@ def _act(
         seen = torch.empty_like(seen) if run.all_on else seen.clone()
         seen.numpy()[run.on] = observation
         output = policies(seen.view(batch.tasks, streams, -1)).view(run.n, -1)
+        seen = seen.to(output)  # and so are the next
         output, action, lost = _actions(output, run.noise())
         if lost.any():
             check_seen(environment, seen.numpy()[lost & run.alive])
@@ -148,9 +149,7 @@ def _act(
         failed = (run.everywhere(moved.broken, lost) | lost) & run.alive
         broken += failed
         last = run.alive & (ended | failed | (run.age + 1 >= environment.horizon))
-        steps.append(
-            (seen.to(output), action, output, reward, run.age.copy(), last, run.alive & ~lost)
-        )
+        steps.append((seen, action, output, reward, run.age.copy(), last, run.alive & ~lost))
         run.age += 1
         again = last & (t + 1 < environment.horizon)
         run.alive &= ~last | again
@@ -166,7 +165,8 @@ def _act(
 
 def _actions(output: Tensor, noise: Floats) -> tuple[Tensor, Floats, Flags]:
     """Outputs and actions ``[n, ...]``, and which of them are not finite: these become 0."""
-    mean, log_std = np.split(output.numpy(), 2, axis=1)
+    size = noise.shape[1]
+    mean, log_std = output.numpy()[:, :size], output.numpy()[:, size:]
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is `lost`
         action = mean + np.exp(log_std) * noise
     lost = ~finite_rows(action)

@@ -6,6 +6,7 @@ One action is one physics step of 0.01 s: H = 200 is 2 s (gymnasium's own takes 
 from typing import Any
 
 import numpy as np
+import torch
 
 from lightning_maml.rl.environment import Floats, State, Transition
 from lightning_maml.rl.envs.mujoco_batch import (
@@ -108,7 +109,8 @@ class _PlanarMass:
         for body, parent in enumerate(self.parents[1:], start=1):
             angle[body] += angle[parent]
             turning[body] += turning[parent]
-        sine, cosine = np.sin(angle), np.cos(angle)
+        turned = torch.from_numpy(angle)  # torch's sine takes a third of numpy's time
+        sine, cosine = torch.sin(turned).numpy(), torch.cos(turned).numpy()
         down = self.z * cosine - self.x * sine
         position = np.zeros((len(physics), 3))
         # Sums over rows, not products with BLAS: these depend on what else is there.
