@@ -35,6 +35,13 @@ def test_point_moves_and_pays_as_the_paper_says() -> None:
     assert squared.rewards[1, 1, 0].item() == pytest.approx(-(paths.rewards[1, 1, 0].item() ** 2))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_the_policy_saw_and_said_has_its_dtype(dtype) -> None:
+    paths = sample(Point(horizon=4), lambda x: still(x.to(dtype)), batch(2), 3)
+    assert {one.dtype for one in (paths.observations, paths.actions, paths.outputs)} == {dtype}
+    assert paths.rewards.dtype == torch.float64
+
+
 def test_episodes_do_not_depend_on_the_batch_they_are_in() -> None:
     whole = sample(Point(), still, batch(3), 4)
     alone = sample(Point(), still, batch(1, first=2), 2)
