@@ -37,7 +37,7 @@ def test_point_moves_and_pays_as_the_paper_says() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_the_policy_saw_and_said_has_its_dtype(dtype) -> None:
-    paths = sample(Point(horizon=4), lambda x: still(x.to(dtype)), batch(2), 3)
+    paths = sample(Point(horizon=4), lambda x: still(x).to(dtype), batch(2), 3)
     assert {one.dtype for one in (paths.observations, paths.actions, paths.outputs)} == {dtype}
     assert paths.rewards.dtype == torch.float64
 
