@@ -84,6 +84,8 @@ def _policy(settings: Settings) -> tuple[str | None, str]:
     if settings.get("untrained"):
         if oracle:
             return None, "the task in the observation belongs to the oracle, which is trained"
+        if settings.get("network") == "lightning_maml.ContextVector":
+            return None, "the random policy has no context vector"
         return "random", ""
     if not settings.get("model.inner_steps", 1):
         return ("oracle" if oracle else "pretrained"), ""

@@ -187,12 +187,19 @@ def test_another_horizon_is_a_departure_of_every_method(method, tmp_path) -> Non
     assert chosen_of(tmp_path).departures == (said,)
 
 
-def test_an_untrained_oracle_is_not_the_random_policy(tmp_path) -> None:
-    store(tmp_path, "point_oracle", meta_updates=0)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("point_oracle", "the task in the observation belongs to the oracle, which is trained"),
+        ("point_context", "the random policy has no context vector"),
+    ],
+)
+def test_what_is_untrained_is_not_always_the_random_policy(name, said, tmp_path) -> None:
+    store(tmp_path, name, meta_updates=0)
     book = sort_results(read_results(tmp_path))
     assert not book.chosen
     ((_, reason),) = book.unknown
-    assert reason == "the task in the observation belongs to the oracle, which is trained"
+    assert reason == said
 
 
 def test_values_where_tasks_diverged_and_steps_that_are_not_there(tmp_path) -> None:
