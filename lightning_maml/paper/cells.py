@@ -125,6 +125,12 @@ def _sinusoid(
     )
 
 
+def _sinusoid_context() -> Experiment:
+    """App. C.2; the network is within another."""
+    one = _sinusoid("context_vector", 10)
+    return replace(one, paper={"data.x_range": SINUSOID_MODEL["data.x_range"]})
+
+
 def _multi_task(method: str) -> Experiment:
     """App. C.1: 500 models, averaged; a meta-update is a model."""
     one = _sinusoid(method, 5)
@@ -220,6 +226,7 @@ EXPERIMENTS: Final = {
         *(_sinusoid("pretrained", k) for k in (5, 10, 20)),
         *(_sinusoid("pretrained", k, True) for k in (5, 10)),
         *(_sinusoid("oracle", k) for k in (5, 10, 20)),
+        _sinusoid_context(),
         *(_multi_task(f"multi_task{kind}") for kind in ("", "_l2", "_l2_to_mean")),
         *(_omniglot(n_way, k) for n_way in (5, 20) for k in (1, 5)),
         *(_omniglot(5, k, "OmniglotDense", "_dense") for k in (1, 5)),
@@ -270,6 +277,10 @@ SOURCES: Final[dict[str, dict[str, tuple[Source, ...]]]] = {
     "table3": {
         "context vector": _shots("omniglot_5way_{k}shot_context_vector", 3),
         "MAML": _shots("omniglot_5way_{k}shot", 3),
+    },
+    "table3.sinusoid": {
+        "context vector": _steps("sinusoid_context_vector_k10", 1, 5, 10),
+        "MAML": _steps("sinusoid_maml_k10", 1, 5, 10),
     },
     "table4": {
         "context vector": _steps("point_context", 0, 1, 2, 3),

@@ -47,6 +47,9 @@ def settings() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         found[f"sinusoid_maml_k{k}"] = learner(**SINE), sinusoid(k)
         found[f"sinusoid_pretrained_k{k}"] = learner("Pretrained"), sinusoid(k)
         found[f"sinusoid_oracle_k{k}"] = learner("Pretrained"), sinusoid(k, task_in_input=True)
+    only_context = {**SINE, "adapts": ["context"]}
+    inner = network("ContextVector", model=MLP)
+    found["sinusoid_context_vector_k10"] = learner(net=inner, **only_context), sinusoid(10)
     for k in (5, 10):
         half = sinusoid(k, support_range=[0.0, 5.0])
         found[f"sinusoid_maml_k{k}_half"] = learner(**SINE), half
