@@ -76,7 +76,8 @@ def test_rows_with_a_result_are_filled_and_no_others(all_rows) -> None:
         table, _, row = name.partition(" ")
         ours_alone, expected = tables[table] is CONTEXT_SINUSOID, row not in other
         assert [bool(cell) for cell in cells] == [
-            expected and (ours_alone or score is not None) for score in tables[table].row(row).scores
+            expected and (ours_alone or score is not None)
+            for score in tables[table].row(row).scores
         ]
 
 
