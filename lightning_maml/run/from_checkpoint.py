@@ -46,7 +46,8 @@ def find_checkpoint(setting: str, logger: Any) -> Path:
     if setting == "last":
         return ([path for path in run if path.stem.startswith("last")] or run)[-1]
     states = read_checkpoint(run[-1]).get("callbacks", {}).values()
-    for best in (s["best_model_path"] for s in states if s.get("monitor")):
+    known = (s["best_model_path"] for s in states if s.get("monitor"))
+    for best in filter(None, known):  # empty: nothing was validated yet
         # The run may have been moved since; or resumed, and none better was found.
         for path in (run[-1].with_name(Path(best).name), Path(best)):
             if path.is_file():

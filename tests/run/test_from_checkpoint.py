@@ -282,6 +282,16 @@ def test_nothing_there_is_said(config, tmp_path, refused, command, name) -> None
     assert end == (2, f"error: `--ckpt_path {name}`: no checkpoint (*.ckpt) in {place}.")
 
 
+def test_a_run_without_a_validation_has_no_best(tmp_path, config, refused) -> None:
+    state = {"ModelCheckpoint": {"monitor": "val/mse", "best_model_path": ""}}
+    folder = tmp_path / "runs" / "small" / "version_0" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save({"state_dict": {}, "callbacks": state}, folder / "last.ckpt")
+    end = refused("test", f"--config={config}", "--ckpt_path=best")
+    assert end.code == 2
+    assert end.message.startswith("error: `--ckpt_path best`: no best checkpoint is known in ")
+
+
 def test_missing_and_foreign_files_are_named(tmp_path, refused) -> None:
     end = refused("test", "--ckpt_path=no/such.ckpt")
     assert end == (
