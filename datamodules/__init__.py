@@ -1,8 +1,9 @@
 """Few-shot tasks as Lightning datamodules; see episodic.py for what they have in common."""
 
+from datamodules.image_folder import ImageFolder
 from datamodules.mini_imagenet import MiniImagenet
 from datamodules.omniglot import Omniglot
 from datamodules.rl_tasks import RLTasks
 from datamodules.sinusoid import Sinusoid
 
-__all__ = ["MiniImagenet", "Omniglot", "RLTasks", "Sinusoid"]
+__all__ = ["ImageFolder", "MiniImagenet", "Omniglot", "RLTasks", "Sinusoid"]
