@@ -1,8 +1,10 @@
 """Few-shot tasks as Lightning datamodules; see episodic.py for what they have in common."""
 
+from datamodules.glyphs import Glyphs
+from datamodules.image_folder import ImageFolder
 from datamodules.mini_imagenet import MiniImagenet
 from datamodules.omniglot import Omniglot
 from datamodules.rl_tasks import RLTasks
 from datamodules.sinusoid import Sinusoid
 
-__all__ = ["MiniImagenet", "Omniglot", "RLTasks", "Sinusoid"]
+__all__ = ["Glyphs", "ImageFolder", "MiniImagenet", "Omniglot", "RLTasks", "Sinusoid"]

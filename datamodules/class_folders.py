@@ -11,6 +11,7 @@ from tqdm import tqdm
 from datamodules.image_reading import ImageSpec, Pixels, read_image
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 THREADS = 4  # Pillow decodes outside the interpreter lock
 
 ClassFiles = dict[str, list[Path]]
@@ -68,6 +69,17 @@ def list_classes(folder: Path, depth: int = 1) -> ClassFiles:
         if not files:
             raise ValueError(f"the class folder {folder / name} holds no images.")
     return dict(sorted(classes.items()))
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """The folders in `folder` that are named after a split and hold class folders, by split."""
+    found = {}
+    for split, names in SPLIT_NAMES.items():
+        places = [folder / name for name in names if (folder / name).is_dir()]
+        there = [place for place in places if any(_class_folders(place, depth=1))]
+        if there:
+            found[split] = there[0]
+    return found
 
 
 def _class_folders(folder: Path, depth: int) -> Iterator[tuple[tuple[str, ...], Path]]:

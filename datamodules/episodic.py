@@ -31,7 +31,7 @@ class EpisodicDataModule(LightningDataModule):
         self.tasks: dict[str, TaskSampler] = {}
 
     def load_tasks(self) -> dict[str, TaskSampler]:
-        """The task samplers of the splits `train`, `val` and `test`."""
+        """The task samplers of the splits `train`, `val` and `test`, or of those that are there."""
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
@@ -92,6 +92,10 @@ class EpisodicDataModule(LightningDataModule):
 
     def _sampler(self, split: str) -> TaskSampler:
         self.setup()
+        if split not in self.tasks:
+            raise ValueError(
+                f"there are no classes for the {split} split, only for {', '.join(self.tasks)}."
+            )
         return self.tasks[split]
 
     def _rank(self) -> tuple[int, int]:

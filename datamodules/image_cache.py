@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, SupportsIndex
@@ -94,6 +94,17 @@ def cached_images(source: ImageSource, folder: Path) -> ClassImages:
     return cached
 
 
+def images_in_memory(images: Pixels, counts: Mapping[str, int]) -> ClassImages:
+    """Images ``[images, C, H, W]`` that are there already, class after class, without a file."""
+    assert len(images) == sum(counts.values())
+    return ClassImages(
+        torch.from_numpy(images),
+        tuple(counts),
+        np.array(list(counts.values()), dtype=np.int64),
+        np.frombuffer(_digests(images), np.uint64),
+    )
+
+
 def cache_folder(data: Path, cache_dir: str | None) -> Path:
     """`cache_dir`, else a hidden folder beside the data, else (read-only) the user's own."""
     if cache_dir is not None:
@@ -143,16 +154,21 @@ def _build(path: Path, key: str, source: ImageSource) -> None:
             _reserve(file, len(header) + int(np.prod(shape)) + 8 * shape[0])
             images = np.memmap(file, np.uint8, "r+", len(header), shape)
             fill(images)
-            digests = [hashlib.blake2b(image, digest_size=8).digest() for image in images]
+            digests = _digests(images)
             images.flush()
             del images  # unmapped, else Windows would not move the file
             file.seek(-8 * shape[0], os.SEEK_END)
-            file.write(b"".join(digests))
+            file.write(digests)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _digests(images: Pixels) -> bytes:
+    """Eight bytes for each image."""
+    return b"".join(hashlib.blake2b(image, digest_size=8).digest() for image in images)
 
 
 def _reserve(file: BinaryIO, length: int) -> None:

@@ -18,6 +18,8 @@ from datamodules.sampling import Integers, choose_distinct, uniforms
 from datamodules.settings import Shots
 from lightning_maml.episode import Episode
 
+SHOWN = 5  # so many classes in an error
+
 # T tasks, N classes of a task, S support and Q query images per class
 
 
@@ -85,7 +87,8 @@ def image_tasks(
     """
     samplers: dict[str, TaskSampler] = {}
     for split, images in splits.items():
-        _check_enough(images, shots, split, rotations)
+        counts = dict(zip(images.names, images.counts.tolist(), strict=True))
+        check_enough(counts, shots, split, rotations)
         _, query_shot = shots.queries(split)
         samplers[split] = ImageTasks(
             images, seed, split, shots.n_way, shots.k_shot, query_shot, rotations
@@ -93,19 +96,30 @@ def image_tasks(
     return samplers
 
 
-def _check_enough(images: ClassImages, shots: Shots, split: str, rotations: int) -> None:
-    classes = len(images.names) * rotations
+def check_enough(counts: Mapping[str, int], shots: Shots, split: str, rotations: int = 1) -> None:
+    """Are there enough classes and images for the tasks of a split?
+
+    Args:
+        counts: images of each class
+
+    Raises:
+        ValueError: naming the setting that is too large, and the classes that are too small.
+    """
+    classes = len(counts) * rotations
     if classes < shots.n_way:
         raise ValueError(
             f"`n_way` must be at most {classes} (classes in the {split} split), got {shots.n_way}."
         )
     query_name, query_shot = shots.queries(split)
     needed = shots.k_shot + query_shot
-    smallest = int(images.counts.argmin())
-    count = int(images.counts[smallest])
-    if count < needed:
+    small = sorted((count, name) for name, count in counts.items() if count < needed)
+    if small:
+        (count, smallest), *others = small
+        shown = ", ".join(f"{name!r} ({count})" for count, name in others[:SHOWN])
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         raise ValueError(
             f"`k_shot` + `{query_name}` must be at most {count} (images of the class "
-            f"{images.names[smallest]!r} in the {split} split), "
+            f"{smallest!r} in the {split} split), "
             f"got {shots.k_shot} + {query_shot} = {needed}."
+            + (f" Too small, too: {shown}{more}." if others else "")
         )

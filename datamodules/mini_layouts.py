@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.array_pickle import load_arrays
-from datamodules.class_folders import ClassFiles, FolderImages, list_classes
+from datamodules.class_folders import SPLIT_NAMES, ClassFiles, FolderImages, list_classes
 from datamodules.image_cache import ImageSource
 from datamodules.image_reading import ImageSpec, Pixels, to_pixels
 from datamodules.sampling import SPLITS, Integers
@@ -20,7 +20,6 @@ from datamodules.split_checks import check_disjoint_names
 
 SPEC = ImageSpec(size=84, channels=3)
 PLACES = (".", "mini-imagenet", "mini_imagenet", "miniimagenet", "miniImageNet", "MiniImagenet")
-LONG_NAMES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _first_existing(
     """For each split the first spelling that exists, or None if a split has none."""
     found = {}
     for split in SPLITS:
-        paths = [folder / pattern.format(name) for name in LONG_NAMES[split]]
+        paths = [folder / pattern.format(name) for name in SPLIT_NAMES[split]]
         there = [path for path in paths if exists(path)]
         if not there:
             return None

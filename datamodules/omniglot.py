@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import final
 
 from datamodules.class_folders import ClassFiles, FolderImages, list_classes
+from datamodules.class_splits import split_by_sizes
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
 from datamodules.image_cache import ClassImages, cache_folder, cached_images
 from datamodules.image_episodes import image_tasks
 from datamodules.image_reading import ImageSpec
-from datamodules.sampling import SPLITS, choose_distinct, uniforms
-from datamodules.settings import Batches, Shots, check_at_least
+from datamodules.settings import Batches, Shots, check_split_sizes
 
 SPEC = ImageSpec(size=28, channels=1, invert=True)
 ROTATIONS = 4
@@ -79,12 +79,7 @@ class Omniglot(EpisodicDataModule):
             )
         )
         self.save_hyperparameters()
-        if len(characters) != len(SPLITS):
-            raise ValueError(
-                f"`characters` must be three numbers (train, val, test), got {characters!r}."
-            )
-        for split_size in characters:
-            check_at_least("characters", split_size, 1)
+        check_split_sizes("characters", characters)
         self.shots = Shots(n_way, k_shot, query_shot, eval_query_shot)
         self.root = Path(root).expanduser()
         self.characters = characters
@@ -125,19 +120,13 @@ def split_characters(characters: ClassFiles, sizes: tuple[int, int, int]) -> dic
     Raises:
         ValueError: if `sizes` do not sum to the number of characters.
     """
-    names = sorted(characters)
-    if sum(sizes) != len(names):
+    found = len(characters)
+    if sum(sizes) != found:
         raise ValueError(
-            f"`characters` must sum to {len(names)} (characters found; all of Omniglot has 1623), "
+            f"`characters` must sum to {found} (characters found; all of Omniglot has 1623), "
             f"got {' + '.join(map(str, sizes))} = {sum(sizes)}."
         )
-    shuffle = choose_distinct(uniforms(SPLIT_SEED, "train", 0, 1, len(names)), len(names))[0]
-    splits, first = {}, 0
-    for split, size in zip(SPLITS, sizes, strict=True):
-        chosen = sorted(names[i] for i in shuffle[first : first + size])
-        splits[split] = {name: characters[name] for name in chosen}
-        first += size
-    return splits
+    return split_by_sizes(characters, sizes, SPLIT_SEED)
 
 
 def _list_characters(folder: Path) -> ClassFiles:

@@ -16,14 +16,14 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
-def check_seed(seed: int) -> int:
-    """The seed, if it is one of Philox' 64-bit keys.
+def check_seed(seed: int, name: str = "seed") -> int:
+    """The seed, a setting called `name`, if it is one of Philox' 64-bit keys.
 
     Raises:
         ValueError: if it is no integer from 0 to 2**64 - 1.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise ValueError(f"`seed` must be an integer from 0 to 2**64 - 1, got {seed!r}.")
+        raise ValueError(f"`{name}` must be an integer from 0 to 2**64 - 1, got {seed!r}.")
     return seed
 
 

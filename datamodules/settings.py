@@ -1,14 +1,23 @@
 """The settings that all datamodules share, as plain data checked when they are made."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datamodules.sampling import check_seed
+from datamodules.sampling import SPLITS, check_seed
 
 
 def check_at_least(name: str, value: int, least: int) -> None:
     """Raise ValueError unless `value` is an integer and at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
+
+
+def check_split_sizes(name: str, sizes: Sequence[int]) -> None:
+    """Raise ValueError unless `sizes` are three integers of at least 1."""
+    if len(sizes) != len(SPLITS):
+        raise ValueError(f"`{name}` must be three numbers (train, val, test), got {sizes!r}.")
+    for size in sizes:
+        check_at_least(name, size, 1)
 
 
 @dataclass(frozen=True)

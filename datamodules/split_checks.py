@@ -11,13 +11,17 @@ from datamodules.image_cache import ClassImages
 SHOWN = 5  # so many examples in an error
 
 
-def check_disjoint_names(splits: Mapping[str, Iterable[str]]) -> None:
-    """Raise ValueError listing the names if two splits have classes of the same name."""
+def check_disjoint_names(splits: Mapping[str, Iterable[str]], what: str = "the splits") -> None:
+    """Raise ValueError listing the names if two splits have classes of the same name.
+
+    Args:
+        what: how the error begins
+    """
     for (first, names), (second, others) in combinations(splits.items(), 2):
         shared = sorted(set(names) & set(others))
         if shared:
             raise ValueError(
-                f"the splits {first} and {second} must have different classes, "
+                f"{what} {first} and {second} must have different classes, "
                 f"both have {', '.join(shared)}."
             )
 

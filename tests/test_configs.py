@@ -43,6 +43,7 @@ PAPER |= {  # the same with a shorter schedule, of ours
     "omniglot_5way_1shot_context_vector_short": (1, 1, 0.4, 1, 3, 32, 9_000),
     "omniglot_5way_5shot_context_vector_short": (5, 5, 0.4, 1, 3, 16, 6_000),
 }
+PAPER |= {"glyphs_5way_1shot": (1, 3, 0.4, 1, 3, 16, 400)}  # ours altogether
 # Sec. 5.1 and App. C.1: the baselines have no inner loop; `inner_lr` is that of validation.
 PRETRAINED = ["sinusoid_oracle", "sinusoid_pretrained"]
 MULTI_TASK = ["sinusoid_multi_task", "sinusoid_multi_task_l2", "sinusoid_multi_task_l2_to_mean"]
@@ -88,6 +89,7 @@ NETWORKS = {
         "head": "flatten",
     },
 }
+NETWORKS["glyphs"] = NETWORKS["omniglot"]
 # App. C.2 does not give sizes: ours, and the inputs that the network then has.
 CONTEXT = {
     "sinusoid": (20, {"in_features": 21}),
@@ -103,6 +105,7 @@ SMALL = {  # flags for small data and little work
         "--model.eval_inner_steps=2",
     ],
 }
+SMALL["glyphs"] = [*SMALL["omniglot"], "--data.drawings=4"]
 SMALL["point"] = [
     "--data.meta_batch_size=2",
     "--data.val_tasks=2",
@@ -111,7 +114,7 @@ SMALL["point"] = [
     "--model.environment.init_args.horizon=10",
 ]
 SMALL["cheetah"] = SMALL["ant"] = SMALL["point"]
-NO_FILES = ("sinusoid", "point", "cheetah", "ant")  # their data need none
+NO_FILES = ("sinusoid", "glyphs", "point", "cheetah", "ant")  # their data need none
 TWO_STEPS = [
     "--trainer.max_steps=2",
     "--data.train_batches_per_epoch=2",
@@ -174,7 +177,7 @@ def test_numbers_are_those_of_the_paper(name) -> None:
         data["meta_batch_size"],
         config["trainer"]["max_steps"],
     )
-    assert model["meta_lr"] == 0.001
+    assert model["meta_lr"] == (0.003 if name.startswith("glyphs") else 0.001)
     assert model["first_order"] == name.endswith("first_order")
     assert model["clip_meta_grad_value"] == (10.0 if name.startswith("mini") else None)
     assert data["test_tasks"] == 600
@@ -335,6 +338,18 @@ def test_short_runs_differ_in_their_schedule(k_shot, smaller, kind) -> None:
         *(f"model.scheduler.{key}" for key in schedule),
     }
     settings = load(other)
+    updates = settings["model"]["init_args"]["scheduler"]["init_args"]["T_max"]
+    assert updates == settings["trainer"]["max_steps"]
+
+
+def test_generated_characters_differ_from_omniglot_in_data_and_schedule() -> None:
+    keys = differing("omniglot_5way_1shot_short", "glyphs_5way_1shot")
+    assert {key for key in keys if not key.startswith("data.")} == {
+        "model.meta_lr",
+        "model.scheduler.T_max",
+        "trainer.max_steps",
+    }
+    settings = load("glyphs_5way_1shot")
     updates = settings["model"]["init_args"]["scheduler"]["init_args"]["T_max"]
     assert updates == settings["trainer"]["max_steps"]
 

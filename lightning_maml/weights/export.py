@@ -23,6 +23,7 @@ LOCAL = {"root": "data", "cache_dir": None}  # where the data was is of no use e
 MAX_BYTES = 2_000_000
 DATA = {
     "Sinusoid": "generated; no licence needed",
+    "Glyphs": "generated; no licence needed",
     "Omniglot": "Omniglot (Lake, Salakhutdinov, Tenenbaum 2015), MIT licence",
     "MiniImagenet": "mini-ImageNet (Vinyals et al. 2016), images of ImageNet: for non-commercial "
     "research and education only, and so are these weights",
