@@ -16,6 +16,7 @@ FILES = sorted(
         ROOT / "train.py",
         *(ROOT / "lightning_maml").rglob("*.py"),
         *(ROOT / "datamodules").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
     ]
 )
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
