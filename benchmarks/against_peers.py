@@ -9,7 +9,8 @@ but the same for all. Nobody is timed whose meta-gradient is not ours (peers/agr
 take turns (peers/turns.py). Other libraries are optional: `pip install -e '.[peers]'`, and
 learn2learn, which does not build on newer Pythons, from its source (--learn2learn). Who is not
 installed or does not run is listed with the reason. Compiling takes minutes for a convolutional
-network on a CPU, twice for each contestant (float64 and float32), and once more for its memory.
+network, twice for each contestant (float64 and float32), and on a CPU once more for its memory;
+`--contestant "ours-*[0-9]" naive "torchopt-*" higher learn2learn` leaves it out.
 """
 
 import argparse

@@ -29,13 +29,21 @@ def ours(problem: Problem, **settings: Any) -> Run:
 
 
 def variants(workload: Workload) -> dict[str, Make]:
-    """All that make sense for it, by name."""
+    """All that make sense for it, by name; compiled, which takes long, with fewer sizes."""
     return {
         name(derivation, at_once, compile): partial(
             ours, derivation=derivation, tasks_at_once=at_once, compile=compile
         )
         for derivation in DERIVATIONS
         for compile in (False, True)
+        for at_once in (fewer_sizes(workload) if compile else sizes(workload))
+    }
+
+
+def first_order(workload: Workload) -> dict[str, Make]:
+    """Another gradient, so not for the contest; by name."""
+    return {
+        name("first-order", at_once, False): partial(ours, first_order=True, tasks_at_once=at_once)
         for at_once in sizes(workload)
     }
 
@@ -54,7 +62,12 @@ def sizes(workload: Workload) -> list[int]:
     tasks = workload.tasks
     divisors = [number for number in range(1, tasks + 1) if tasks % number == 0]
     halfway = divisors[len(divisors) // 2]
-    return sorted({1, halfway, tasks, workload.tasks_at_once or tasks})
+    return sorted({1, halfway, *fewer_sizes(workload)})
+
+
+def fewer_sizes(workload: Workload) -> list[int]:
+    """All, and as configured."""
+    return sorted({workload.tasks, workload.tasks_at_once or workload.tasks})
 
 
 def configured(problem: Problem) -> str:

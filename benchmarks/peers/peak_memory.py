@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from peers.contestants import contestants
+from peers.ours import first_order
 from peers.workloads import Run, from_config
 
 SCRIPTS = Path(__file__).parents[1]
@@ -51,7 +52,8 @@ class Case:
             inner_steps=self.inner_steps or workload.inner_steps,
         )
         source = None if self.learn2learn is None else Path(self.learn2learn)
-        make = contestants(workload, source)[self.contestant]
+        makes = contestants(workload, source) | first_order(workload)
+        make = makes[self.contestant]
         return make(workload.problem(self.seed, device=self.device))
 
     def peak_bytes(self) -> int:
