@@ -45,6 +45,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import yaml
+from torch import Tensor
+
+from lightning_maml.run.provenance import surroundings
 from timed_fit import (
     Built,
     Clock,
@@ -56,9 +59,6 @@ from timed_fit import (
     quartiles,
     table,
 )
-from torch import Tensor
-
-from lightning_maml.run.provenance import surroundings
 
 ROUNDING = 1e-9  # largest difference of a weight, after `CHECKED` meta-updates in 64 bits
 CHECKED = 4

@@ -128,7 +128,7 @@ def between(
             due.pop(0)[1]()
         advance(fetcher)
 
-    loop.advance = noticing  # type: ignore[method-assign]
+    loop.advance = noticing  # type: ignore[method-assign, assignment]
     fit()
     if due:
         raise SystemExit(f"The fit ended at meta-update {trainer.global_step}, not after {last}.")

@@ -44,6 +44,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+
+from lightning_maml import MetaLearner
+from lightning_maml.run.provenance import surroundings
 from per_image_loader import image_files, image_folder_loader, per_image_loader
 from timed_fit import (
     Built,
@@ -57,9 +60,6 @@ from timed_fit import (
     quartiles,
     table,
 )
-
-from lightning_maml import MetaLearner
-from lightning_maml.run.provenance import surroundings
 
 PARTS = {
     "loader": "loader",

@@ -153,7 +153,7 @@ def _missing(root: Path) -> str:
 
 
 def _download(root: Path) -> None:
-    import torchvision  # type: ignore[import-untyped]  # slow, and needed here only
+    import torchvision  # slow, and needed here only
 
     try:
         for background in (True, False):

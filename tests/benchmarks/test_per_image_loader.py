@@ -5,6 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from datamodules import MiniImagenet, Omniglot, Sinusoid
+from datamodules.episodic import EpisodicDataModule
+from datamodules.settings import Shots
 from per_image_loader import (
     EpisodeSampler,
     ImageFiles,
@@ -12,11 +17,6 @@ from per_image_loader import (
     image_folder_loader,
     per_image_loader,
 )
-from PIL import Image
-
-from datamodules import MiniImagenet, Omniglot, Sinusoid
-from datamodules.episodic import EpisodicDataModule
-from datamodules.settings import Shots
 
 PER_CLASS = 4
 SHOTS = {"n_way": 3, "k_shot": 1, "query_shot": 2}

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import scaling
 import torch
-from timed_fit import in_child
 
+import scaling
 from tests.run.conftest import CONFIG
+from timed_fit import in_child
 
 MEASURED = scaling.Measured(processes=2, alone=10.0, strong=7.3, gradients=1.1, one_number=0.1)
 

@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import training
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from timed_fit import cost_of_a_call
 from torch import Tensor, nn
 
+import training
 from datamodules import Sinusoid
 from datamodules.episodic import EpisodicDataModule
 from lightning_maml import MetaLearner
 from lightning_maml.run.progress import MetaProgressBar
 from tests.run.conftest import CONFIG
 from tests.test_meta_learner import trainer
+from timed_fit import cost_of_a_call
 
 UPDATES = 4
 MODEL_CALLS = 3  # in a meta-gradient with one inner step: its gradient, the query's, the product

@@ -1,0 +1,75 @@
+"""Seconds of each contestant, all taking turns, and what can be said about their ratios."""
+
+import gc
+import math
+import random
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from peers.workloads import Run
+
+AT_LEAST = 0.05
+"""Seconds: whoever is faster than that goes on for so long, and the mean counts."""
+
+
+def take_turns(
+    runs: Mapping[str, Run], turns: int, seed: int, device: str
+) -> dict[str, list[float]]:
+    """Seconds of a meta-gradient of each, one number a turn.
+
+    In a turn everyone runs once, in an order of its own that `seed` gives, so that a machine that
+    gets slower or faster does so for all. A turn before the first is not counted.
+    """
+    order = random.Random(seed)
+    gc.collect()
+    gc.freeze()  # what there is by now need not be looked through each time
+    calls = {name: math.ceil(AT_LEAST / timed(run, 1, device)) for name, run in runs.items()}
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(turns):
+        for name in order.sample(list(runs), len(runs)):
+            taken[name].append(timed(runs[name], max(calls[name], 1), device))
+    gc.unfreeze()
+    return taken
+
+
+def timed(run: Run, calls: int, device: str) -> float:
+    """Mean seconds of a call."""
+    gc.collect()  # what the one before left must not be this one's to tidy up
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    _wait(device)
+    return (time.perf_counter() - start) / calls
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """First, second and third."""
+    if len(values) == 1:
+        return 3 * list(values)
+    return statistics.quantiles(values, method="inclusive")
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95% interval of the median, whatever the distribution: from order statistics.
+
+    From the k-th smallest to the k-th largest of n values, with the largest k for which n tosses of
+    a coin show fewer than k heads with a probability of at most 2.5%. None: fewer than 6 values.
+
+    >>> median_interval([5, 1, 2, 4, 3, 7, 6, 9, 8])
+    (2, 8)
+    """
+    n, k, fewer = len(values), 0, 1
+    while fewer <= 0.025 * 2**n:
+        k += 1
+        fewer += math.comb(n, k)
+    ordered = sorted(values)
+    return (ordered[k - 1], ordered[n - k]) if k else None
