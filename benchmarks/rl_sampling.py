@@ -14,7 +14,6 @@ that of all threads, which other work on the machine changes less: seconds per m
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from lightning_maml.rl.envs import Ant, HalfCheetah
 from lightning_maml.rl.policy_engine import PolicyEngine
 from lightning_maml.rl.rollout import sample
 from lightning_maml.rl.trajectories import Trajectories
+from quartiles import quartiles
 
 ROBOTS: dict[str, type[HalfCheetah | Ant]] = {"half_cheetah": HalfCheetah, "ant": Ant}
 Run = Callable[[], int]
@@ -173,11 +173,6 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, object]:
             "of_bare_by_cpu": quartiles([turn["bare"][1] / turn[kind][1] for turn in turns]),
         }
     return result
-
-
-def quartiles(values: list[float]) -> list[float]:
-    """First, second and third."""
-    return statistics.quantiles(values, method="inclusive") if len(values) > 1 else 3 * values
 
 
 def table(results: list[dict], head: str) -> str:

@@ -48,6 +48,7 @@ import yaml
 from torch import Tensor
 
 from lightning_maml.run.provenance import surroundings
+from quartiles import quartiles
 from timed_fit import (
     Built,
     Clock,
@@ -56,7 +57,6 @@ from timed_fit import (
     in_child,
     leave_result,
     median_of,
-    quartiles,
     table,
 )
 

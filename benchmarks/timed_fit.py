@@ -197,11 +197,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def quartiles(values: Sequence[float]) -> list[float]:
-    """First, second and third."""
-    return statistics.quantiles(values, method="inclusive") if len(values) > 1 else [values[0]] * 3
-
-
 def median_of(values: list[Any]) -> Any:
     """The median, of lists element by element."""
     if isinstance(values[0], list):

@@ -48,6 +48,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning_maml import MetaLearner
 from lightning_maml.run.provenance import surroundings
 from per_image_loader import image_files, image_folder_loader, per_image_loader
+from quartiles import quartiles
 from timed_fit import (
     Built,
     Clock,
@@ -57,7 +58,6 @@ from timed_fit import (
     in_child,
     leave_result,
     median_of,
-    quartiles,
     table,
 )
 

@@ -13,7 +13,8 @@ import torch
 from lightning_maml.run.provenance import command_line, git_state, versions
 from peers.agreement import Admitted
 from peers.contestants import LIBRARIES
-from peers.turns import median_interval, quartiles
+from peers.turns import median_interval
+from quartiles import quartiles
 
 LEGEND = """\
 `ours-<derivation>-<tasks at once>[-compiled]` is this package; ratios are to its row in bold, which

@@ -3,7 +3,6 @@
 import gc
 import math
 import random
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 
@@ -49,13 +48,6 @@ def timed(run: Run, calls: int, device: str) -> float:
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-def quartiles(values: Sequence[float]) -> list[float]:
-    """First, second and third."""
-    if len(values) == 1:
-        return 3 * list(values)
-    return statistics.quantiles(values, method="inclusive")
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -44,11 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         if not Path("train.py").is_file():
             raise ValueError(f"Run it where train.py is; there is none in {Path.cwd()}.")
+        done: set[str] = set()
         for experiment in wanted:
             for command in commands(experiment, flags):
                 print(f"{experiment.name}: {shlex.join(command)}", flush=True)
             if not chosen.dry_run:
-                run(experiment, flags, chosen.results)
+                run(experiment, flags, chosen.results, done)
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
     except subprocess.CalledProcessError as error:
@@ -71,8 +72,10 @@ def named(name: str) -> Experiment:
     return replace(experiment, config=config) if config else experiment
 
 
-def run(experiment: Experiment, flags: Flags, results: Path) -> None:
+def run(experiment: Experiment, flags: Flags, results: Path, done: set[str]) -> None:
     """Fit and test, and keep the result. A run that is finished already ends at once.
+
+    A fit in `done`, which several experiments may share, is not called again.
 
     Raises:
         subprocess.CalledProcessError: if a command fails.
@@ -80,7 +83,9 @@ def run(experiment: Experiment, flags: Flags, results: Path) -> None:
     """
     *fits, test = commands(experiment, flags)
     for command in fits:
-        subprocess.run(_resumed(command, experiment.config), check=True)
+        if (fit := shlex.join(command)) not in done:
+            subprocess.run(_resumed(command, experiment.config), check=True)
+            done.add(fit)
     found = None
     for line in _lines(test):
         print(line, end="", flush=True)
