@@ -1,8 +1,6 @@
 """What was measured, as plain JSON and as Markdown."""
 
 import importlib.metadata
-import platform
-import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_maml.run.provenance import command_line, git_state, versions
+from lightning_maml.run.provenance import command_line, cpu_name, git_state, versions
 from peers.agreement import Admitted
 from peers.contestants import LIBRARIES
 from peers.turns import median_interval
@@ -44,10 +42,7 @@ def device_name(device: str) -> str:
     """The model of the GPU, or of the processor."""
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
-    return f"CPU ({found[1] if found else platform.processor() or platform.machine()})"
+    return f"CPU ({cpu_name()})"
 
 
 def _version(name: str) -> str | None:

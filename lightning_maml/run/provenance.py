@@ -140,13 +140,14 @@ def device(trainer: Trainer) -> dict[str, Any]:
     cuda = root.type == "cuda"
     return {
         "type": root.type,
-        "name": torch.cuda.get_device_name(root) if cuda else _cpu_name(),
+        "name": torch.cuda.get_device_name(root) if cuda else cpu_name(),
         "precision": str(trainer.precision),
         "processes": trainer.world_size,
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's model."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
