@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=2 python benchmarks/rl_iteration.py
     python benchmarks/rl_iteration.py --only point --tasks-at-once 1 2 4 --compile
 
-Sampling is both rollouts; a product is J^T F J times a vector, ten for each iteration. Its bound
-is the time of the 16 products with the 100 x 100 layer that it has for each sample (6 for each of
-two products with the inner loss's Hessian, 4 for F) at the rate that `torch.mm` reaches here:
-they are nine tenths of its arithmetic, and it has activations to read and write besides.
+Sampling is both rollouts; the gradient is computed together with all that the products share; a
+product is J^T F J times a vector, ten for each iteration. Its bound is the time of the 16 products
+with the 100 x 100 layer that it has for each sample (6 for each of two products with the inner
+loss's Hessian, 4 for F) at the rate that `torch.mm` reaches here: they are nine tenths of its
+arithmetic, and it has activations to read and write besides.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from datetime import date
 
 import torch
+from torch import Tensor
 
 from datamodules import RLTasks
 from lightning_maml.rl import GaussianMLP, MetaPolicy
@@ -26,7 +28,7 @@ CASES: dict[str, tuple[Callable[[], Point | HalfCheetah], RLTasks, int]] = {
     "point": (Point, RLTasks(low=[-0.5, -0.5], high=[0.5, 0.5]), 20),
     "half_cheetah": (lambda: HalfCheetah("direction"), RLTasks(choices=[[-1.0], [1.0]]), 40),
 }
-COLUMNS = ("sampling, inner step", "gradient", "prepare", "product", "loss, KL", "iteration")
+COLUMNS = ("sampling, inner step", "gradient", "product", "loss, KL", "iteration")
 
 
 def median(run: Callable[[], object], turns: int) -> float:
@@ -66,23 +68,22 @@ def parts(name: str, at_once: int, compile: bool, turns: int) -> tuple[list[floa
     rollouts = act()
     problem = learner.engine.problem(learner.inner_loop, rollouts, lambda vector: vector)
 
-    def prepare() -> None:
+    def gradient() -> Tensor:
         problem._prepared = []
-        problem._prepare()
+        return problem.gradient()[0]
 
-    direction, _ = problem.gradient()
+    direction = gradient()
     timed = [
         median(run, turns)
         for run in (
             act,
-            problem.gradient,
-            prepare,
+            gradient,
             lambda: problem.fisher_product(direction),
             problem.loss_and_kl,
         )
     ]
-    acting, gradient, preparing, product, looking = timed
-    whole = acting + gradient + preparing + CG_ITERATIONS * product + looking
+    acting, preparing, product, looking = timed
+    whole = acting + preparing + CG_ITERATIONS * product + looking
     samples = tasks * rollouts[-1].query_x.shape[1]
     rate = matrix_rate(samples * at_once // tasks, turns)
     return [*timed, whole], PRODUCTS * 2 * HIDDEN**2 * samples / rate

@@ -6,7 +6,7 @@ the same for one function at one place; here the split is found once, and used a
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -34,6 +34,17 @@ MOVES = {  # zero where what they take is
 }
 
 
+class Prepared(NamedTuple):
+    """What is known without the last argument: what `apply` needs, and the value of `aside`."""
+
+    needed: list[Tensor]
+    aside: Any
+
+
+def _nothing(fixed: Any) -> tuple[()]:
+    return ()
+
+
 class Split:
     """``function(fixed, moving)`` as ``apply(prepare(fixed), moving)``.
 
@@ -46,9 +57,18 @@ class Split:
         fixed: an example of the first.
         moving: an example of the second.
         compile: run both halves through `torch.compile`.
+        aside: a function of `fixed` alone, made like the other, that is wanted too; what it has in
+            common with `function` is computed once.
     """
 
-    def __init__(self, function: Program, fixed: Any, moving: Any, compile: bool = False) -> None:
+    def __init__(
+        self,
+        function: Program,
+        fixed: Any,
+        moving: Any,
+        compile: bool = False,
+        aside: Program = _nothing,
+    ) -> None:
         fixed_leaves, fixed_spec = tree_flatten(fixed)
         moving_leaves, moving_spec = tree_flatten(moving)
         # A tensor that is also in `fixed` would be taken for that one.
@@ -56,28 +76,28 @@ class Split:
         count = len(fixed_leaves)
 
         def flat(*leaves: Tensor) -> list[Tensor]:
-            result = function(
-                tree_unflatten(leaves[:count], fixed_spec),
-                tree_unflatten(leaves[count:], moving_spec),
-            )
+            fixed = tree_unflatten(leaves[:count], fixed_spec)
+            result = function(fixed, tree_unflatten(leaves[count:], moving_spec))
             values, self._result_spec = tree_flatten(result)
-            return values
+            beside, self._aside_spec = tree_flatten(aside(fixed))
+            return values + beside
 
         whole = make_fx(functionalize(flat))(*fixed_leaves, *moving_leaves)
         _drop_zeros(whole.graph)
         whole.graph.eliminate_dead_code()
         _share(whole.graph)
-        halves = _halves(whole, count)
+        halves = _halves(whole, count, self._result_spec.num_leaves)
         self._prepare, self._apply = (torch.compile(h, dynamic=False) if compile else h
                                       for h in halves)  # fmt: skip
 
-    def prepare(self, fixed: Any) -> list[Tensor]:
-        """Everything about `fixed` that `apply` needs."""
-        return list(self._prepare(*tree_flatten(fixed)[0]))
+    def prepare(self, fixed: Any) -> Prepared:
+        """Everything about `fixed` that `apply` needs, and `aside`."""
+        needed, beside = self._prepare(*tree_flatten(fixed)[0])
+        return Prepared(list(needed), tree_unflatten(list(beside), self._aside_spec))
 
-    def apply(self, prepared: list[Tensor], moving: Any) -> Any:
+    def apply(self, prepared: Prepared, moving: Any) -> Any:
         """The function's value."""
-        values = self._apply(*prepared, *tree_flatten(moving)[0])
+        values = self._apply(*prepared.needed, *tree_flatten(moving)[0])
         return tree_unflatten(list(values), self._result_spec)
 
 
@@ -127,8 +147,11 @@ def _share(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def _halves(whole: fx.GraphModule, fixed: int) -> tuple[nn.Module, nn.Module]:
-    """The part of the graph without and the part with the placeholders after the first `fixed`."""
+def _halves(whole: fx.GraphModule, fixed: int, moved: int) -> tuple[nn.Module, nn.Module]:
+    """The part of the graph without and the part with the placeholders after the first `fixed`.
+
+    Of the graph's values, the first `moved` are the second part's.
+    """
     inputs = whole.graph.find_nodes(op="placeholder")
     moving = dict.fromkeys(inputs[fixed:])
     before, after = fx.Graph(), fx.Graph()
@@ -138,7 +161,7 @@ def _halves(whole: fx.GraphModule, fixed: int) -> tuple[nn.Module, nn.Module]:
     rest = []
     for node in whole.graph.nodes:
         if node.op == "output":
-            results = node.args[0]
+            results, beside = node.args[0][:moved], node.args[0][moved:]
             handed_over += [n for n in results if n in early and n not in handed_over]
         elif node in moving or any(n in moving for n in node.all_input_nodes):
             moving[node] = None
@@ -150,6 +173,6 @@ def _halves(whole: fx.GraphModule, fixed: int) -> tuple[nn.Module, nn.Module]:
         late[node] = after.placeholder(node.name)
     for node in rest:
         late[node] = after.node_copy(node, late.__getitem__)
-    before.output([early[node] for node in handed_over])
+    before.output(([early[node] for node in handed_over], [early[node] for node in beside]))
     after.output([late[node] for node in results])
     return fx.GraphModule(whole, before), fx.GraphModule(whole, after)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from lightning_maml.episode import Episode
 from lightning_maml.functional_model import module_tensors, second_derivatives, task_loss
-from lightning_maml.inner_loop import InnerLoop, MetaParams, Params, inner_step
+from lightning_maml.inner_loop import InnerLoop, MetaParams, Params, TaskLoss, inner_step
 from lightning_maml.meta_gradient import chunks
 from lightning_maml.rl.meta_objective import (
     PolicyLosses,
@@ -25,7 +25,7 @@ from lightning_maml.rl.meta_objective import (
     objective,
     policy_losses,
 )
-from lightning_maml.rl.partial_evaluation import Split
+from lightning_maml.rl.partial_evaluation import Prepared, Split
 from lightning_maml.rl.policy_loss import filled_up
 from lightning_maml.rl.task_policies import TaskPolicies
 from lightning_maml.rl.trpo import set_parameters
@@ -123,7 +123,10 @@ class PolicyEngine:
         return MetaProblem(self, loop, [filled_up(rollout, n) for rollout in rollouts], reduce)
 
     def program(self, loop: InnerLoop, fixed: Any, u: MetaParams) -> Split:
-        """The Fisher product of a chunk, summed over its tasks, prepared for many vectors."""
+        """The Fisher product of a chunk, summed over its tasks, prepared for many vectors.
+
+        Beside it the chunk's gradient and loss, which take the same activations.
+        """
         leaves = tree_flatten(fixed)[0]
         autocast = torch.is_autocast_enabled(leaves[0].device.type)
         kinds = tuple((t.shape, t.dtype, t.device) for t in leaves)
@@ -135,8 +138,18 @@ class PolicyEngine:
                 products = vmap(per_task, in_dims=(None, 0, None))(*fixed, u)
                 return tree_map(lambda t: t.sum(dim=0), products)
 
-            self._programs[key] = Split(product, fixed, u, self.compile)
+            beside = partial(gradient_sum, loop, losses, losses.surrogate)
+            self._programs[key] = Split(product, fixed, u, self.compile, beside)
         return self._programs[key]
+
+
+def gradient_sum(
+    loop: InnerLoop, losses: PolicyLosses, outer: TaskLoss, chunk: tuple[MetaParams, Rollouts]
+) -> Tensor:
+    """Gradients of the `outer` loss, flat, and after them the loss; sums over a chunk's tasks."""
+    per_task = vmap(partial(gradient, loop, losses.inner, outer), in_dims=(None, 0))
+    grads, loss = tree_map(lambda t: t.sum(dim=0), per_task(*chunk))
+    return torch.cat([parameters_to_vector(tree_flatten(grads)[0]), loss[None]])
 
 
 class MetaProblem:
@@ -151,12 +164,21 @@ class MetaProblem:
         cut = (chunks(rollout, size) for rollout in rollouts)
         self.chunks: list[Rollouts] = list(zip(*cut, strict=True))
         self.spec = tree_flatten(engine.meta())[1]
-        self._prepared: list[tuple[Split, list[Tensor]]] = []
+        self._prepared: list[tuple[Split, Prepared]] = []
 
     def gradient(self) -> tuple[Tensor, float]:
-        """Gradient of the surrogate loss, and that loss; means over all tasks."""
-        grads, loss = self._gradient_of(self.losses.surrogate)
-        return grads, float(loss)
+        """Gradient of the surrogate loss, and that loss; means over all tasks.
+
+        With exact curvature it prepares the products, too: the parameters must not change before
+        they are taken.
+        """
+        if self.engine.curvature == "finite_differences":
+            both = self._gradient_of(self.losses.surrogate)
+        else:
+            self._prepare()
+            total = torch.stack([prepared.aside for _, prepared in self._prepared]).sum(dim=0)
+            both = self.reduce(total / self.tasks)
+        return both[:-1], float(both[-1])
 
     def loss_and_kl(self) -> tuple[float, float]:
         """Surrogate loss and KL divergence, means over all tasks."""
@@ -168,8 +190,7 @@ class MetaProblem:
         """Second derivative of the KL divergence times `direction`."""
         if self.engine.curvature == "finite_differences":
             return self._difference(direction)
-        if not self._prepared:
-            self._prepare()
+        self._prepare()
         u, total = self._meta(direction), torch.zeros_like(direction)
         with second_derivatives(self.engine.policy):
             for split, prepared in self._prepared:
@@ -177,6 +198,8 @@ class MetaProblem:
         return self.reduce(total / self.tasks)
 
     def _prepare(self) -> None:
+        if self._prepared:
+            return
         meta = self.engine.meta()
         with second_derivatives(self.engine.policy):
             for chunk in self.chunks:
@@ -192,20 +215,14 @@ class MetaProblem:
         sides = []
         for sign in (1, -1):
             set_parameters(parameters, theta + sign * eps * direction)
-            sides.append(self._gradient_of(self.losses.kl)[0])
+            sides.append(self._gradient_of(self.losses.kl)[:-1])
         for parameter, value in zip(parameters, old, strict=True):
             parameter.copy_(value)
         return (sides[0] - sides[1]) / (2 * eps)
 
-    def _gradient_of(self, outer: Any) -> tuple[Tensor, Tensor]:
-        per_task = vmap(partial(gradient, self.loop, self.losses.inner, outer), in_dims=(None, 0))
-
-        def chunk_sum(meta: MetaParams, chunk: Rollouts) -> Tensor:
-            grads, loss = tree_map(lambda t: t.sum(dim=0), per_task(meta, chunk))
-            return torch.cat([parameters_to_vector(tree_flatten(grads)[0]), loss[None]])
-
-        both = self._mean(chunk_sum)
-        return both[:-1], both[-1]
+    def _gradient_of(self, outer: TaskLoss) -> Tensor:
+        """Mean over all tasks, and after it the loss."""
+        return self._mean(lambda *chunk: gradient_sum(self.loop, self.losses, outer, chunk))
 
     def _mean(self, chunk_sum: Callable[[MetaParams, Rollouts], Tensor]) -> Tensor:
         meta = self.engine.meta()
