@@ -103,6 +103,9 @@ class Environment(ABC):
 
     # -- optional: what makes acting faster -----------------------------------------------------
 
+    gives_way = False
+    """Whether `step` is in `turn.given_up` while it does not need Python: see `side_by_side`."""
+
     def select(self, state: State, which: Flags) -> State | None:
         """The state of the episodes in `which` ``[n]`` alone; None: they cannot be told apart.
 
@@ -115,5 +118,6 @@ class Environment(ABC):
 
         By default this one only. One that stands there twice acts for one part of the tasks after
         the other. Their number must not depend on the machine: results may, in their last bits.
+        Where they give way (`gives_way`), one thread at a time runs Python.
         """
         return (self,)

@@ -26,6 +26,7 @@ from lightning_maml.rl.environment_checks import (
 )
 from lightning_maml.rl.streams import Streams
 from lightning_maml.rl.trajectories import Trajectories
+from lightning_maml.rl.turn import taken
 
 Policies = Callable[[Tensor], Tensor]
 """Observations of all tasks to outputs: ``[tasks, n, observation_size] -> [tasks, n, 2A]``."""
@@ -96,7 +97,8 @@ def sample(
             def each(function: Callable[..., Any], *args: Iterable[Any]) -> Iterable[Any]:
                 return pool.map(_as_here(function), *args)
 
-            all_acted = each(_act, several, divided, batches, repeat(streams), repeat(inner_step))
+            act = _act_in_turn if all(one.gives_way for one in several) else _act
+            all_acted = each(act, several, divided, batches, repeat(streams), repeat(inner_step))
             return _joined(list(all_acted), batch.tasks, each)
     finally:
         torch.set_num_threads(threads)
@@ -111,6 +113,11 @@ def _as_here(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args)
 
     return there
+
+
+def _act_in_turn(*args: Any) -> _Acted:
+    with taken():
+        return _act(*args)
 
 
 def _act(

@@ -249,6 +249,19 @@ def test_split_gives_the_same_product_for_other_places_and_vectors() -> None:
     assert all(node.target is not torch.ops.aten.relu.default for node in split._apply.graph.nodes)
 
 
+def test_split_gives_what_is_wanted_beside_the_product() -> None:
+    def product(x, w):
+        return x.exp() @ w
+
+    x, w = torch.randn(4, 3), torch.randn(3, 2)
+    split = Split(product, x, w, aside=lambda x: {"sum": x.exp().sum()})
+    prepared = split.prepare(x + 1)
+    torch.testing.assert_close(prepared.aside["sum"], (x + 1).exp().sum())
+    assert torch.equal(split.apply(prepared, w), (x + 1).exp() @ w)
+    called = [str(node.target) for node in split._prepare.graph.nodes]
+    assert called.count("aten.exp.default") == 1  # once for both
+
+
 def test_what_is_zero_whatever_comes_in_is_not_added() -> None:
     def product(x, w):
         still = torch.zeros_like(x) @ w.sin()  # zero, but not for its shape

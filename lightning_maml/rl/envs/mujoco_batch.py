@@ -15,6 +15,7 @@ import numpy as np
 from lightning_maml.rl.environment import Environment, Flags, Floats, State, finite_rows
 from lightning_maml.rl.envs.extra import rl_extra
 from lightning_maml.rl.envs.quiet import without_warnings
+from lightning_maml.rl.turn import given_up
 
 with rl_extra():
     import gymnasium
@@ -116,7 +117,7 @@ class Simulator:
         n = len(physics)
         after = np.empty((n, 1, physics.shape[1]))
         sensors = np.empty((n, 1, self.model.nsensordata))
-        with without_warnings():
+        with without_warnings(), given_up():
             self._pool.rollout(
                 [self.model] * n,
                 self._scratch,
@@ -139,6 +140,7 @@ class Robot(Environment):
     """
 
     task_size, seen_size, unseen = 1, 0, 1  # unseen: the clock
+    gives_way = True
     task: Task
     _simulator: Simulator
     _halves: tuple[Environment, Environment] | None = None
