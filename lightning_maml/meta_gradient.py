@@ -226,13 +226,15 @@ DERIVATIONS: dict[str, Derivation] = {"sweep": sweep, "unrolled": unrolled}
 def over_tasks(per_task: Callable[..., Any], tasks_at_once: int) -> Callable[..., Any]:
     """`per_task(meta, task)` for one task, made to take the tasks of a chunk (leading axis).
 
+    `per_task` takes the derivatives: outside of `vmap`, torch 2.14's of layer norm are wrong.
     One at a time is not batched at all, so that models without a vmap rule work.
     """
     if tasks_at_once > 1:
         return vmap(per_task, in_dims=(None, 0), randomness="different")
 
     def single(meta: MetaParams, task: Episode) -> Any:
-        result = per_task(meta, Episode(*(tensor[0] for tensor in task)))
+        # Copies: in a compiled program, views have no tangents that can be laid out anew.
+        result = per_task(meta, Episode(*(tensor[0].clone() for tensor in task)))
         return tree_map(lambda tensor: tensor[None], result)
 
     return single

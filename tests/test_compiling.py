@@ -39,6 +39,12 @@ def test_compiled_equals_eager_for_every_net(name: str, steps: int, first_order:
 
 
 @pytest.mark.slow
+def test_compiled_equals_eager_task_by_task() -> None:
+    """Large maps are laid out anew inside the program, with their tangents."""
+    assert error("conv4", InnerLoop(1, StepSizes(0.05)), tasks_at_once=1) < 1e-8
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("learned", ["one", "per_tensor_and_step", "per_weight"])
 def test_compiled_equals_eager_with_learned_step_sizes(learned: str) -> None:
     loop = InnerLoop(2, StepSizes(0.05, learned))
