@@ -36,6 +36,7 @@ from lightning_maml.meta_gradient import (
     summed,
 )
 from lightning_maml.step_sizes import StepSizes
+from lightning_maml.tasks_at_once import TasksAtOnce, check_tasks_at_once, resolve_tasks_at_once
 
 _numbers = count()
 NO_STEP_SIZES: Mapping[str, Tensor] = {}
@@ -60,7 +61,8 @@ class Engine:
             constants.
         loss: ``(output, target) -> scalar`` of one task.
         adapts: patterns (`fnmatch`) on parameter names: what the inner loop changes.
-        tasks_at_once: tasks batched by `vmap` at a time; ``None`` = all, 1 = no `vmap`.
+        tasks_at_once: tasks batched by `vmap` at a time; ``None`` = all, 1 = no `vmap`, ``"auto"``
+            = as many as fit (tasks_at_once.py).
         derivation: ``"sweep"`` or ``"unrolled"``, see meta_gradient.py.
         compile: run the meta-gradient through `torch.compile`; ``"auto"`` where it works.
 
@@ -72,15 +74,15 @@ class Engine:
     model: nn.Module
     loss: Loss
     adapts: Sequence[str] = ("*",)
-    tasks_at_once: int | None = None
+    tasks_at_once: TasksAtOnce = None
     derivation: Literal["sweep", "unrolled"] = "sweep"
     compile: bool | Literal["auto"] = False
     _programs: dict[Any, Callable[..., MetaGradient]] = field(default_factory=dict, repr=False)
+    _sizes: dict[Any, int] = field(default_factory=dict, repr=False)
     _trainable: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.tasks_at_once is not None and self.tasks_at_once < 1:
-            raise ValueError(f"`tasks_at_once` must be >= 1 or None, got {self.tasks_at_once}.")
+        check_tasks_at_once(self.tasks_at_once)
         if self.derivation not in DERIVATIONS:
             raise ValueError(
                 f"`derivation` must be one of {list(DERIVATIONS)}, got {self.derivation!r}."
@@ -186,7 +188,11 @@ class Engine:
         return {n: theta.get(n, p).detach().clone() for n, p in self.model.named_parameters()}
 
     def _at_once(self, episode: Episode) -> int:
-        return min(self.tasks_at_once or episode.tasks, episode.tasks)
+        key = episode.support_x.shape, episode.query_x.shape, episode.support_x.device.type
+        if key not in self._sizes:
+            size = resolve_tasks_at_once(self.tasks_at_once, self.model, episode)
+            self._sizes[key] = size
+        return self._sizes[key]
 
     def _program(self, loop: InnerLoop, at_once: int, x: Tensor) -> Callable[..., MetaGradient]:
         compiled = resolve_compile(self.compile, self.model, x)

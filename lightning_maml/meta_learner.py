@@ -32,6 +32,7 @@ from lightning_maml.run.callbacks import callbacks_for
 from lightning_maml.run.progress import TaskRate
 from lightning_maml.step_sizes import Learned, StepSizes
 from lightning_maml.task_curve import EvalResult, TaskCurve, curve_values, summarize
+from lightning_maml.tasks_at_once import TasksAtOnce
 from lightning_maml.weights import weights_file
 
 
@@ -70,7 +71,8 @@ class MetaLearner(LightningModule):
         clip_meta_grad_value: clip each element of the meta-gradient to +- this.
         clip_meta_grad_norm: clip the norm of the meta-gradient to this.
         accumulate_batches: batches averaged into one meta-update.
-        tasks_at_once: tasks batched by `vmap` at a time; ``None`` = all, 1 = no `vmap`.
+        tasks_at_once: tasks batched by `vmap` at a time; ``None`` = all, 1 = no `vmap`, ``"auto"``
+            = as many as fit the cache or the device, see tasks_at_once.py.
         derivation: "sweep" or "unrolled", see meta_gradient.py.
         compile: `torch.compile` the meta-gradient; "auto" where a compiler works.
 
@@ -97,7 +99,7 @@ class MetaLearner(LightningModule):
         clip_meta_grad_value: float | None = None,
         clip_meta_grad_norm: float | None = None,
         accumulate_batches: int = 1,
-        tasks_at_once: int | None = None,
+        tasks_at_once: TasksAtOnce = None,
         derivation: Literal["sweep", "unrolled"] = "sweep",
         compile: bool | Literal["auto"] = False,
     ) -> None:

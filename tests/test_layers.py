@@ -18,6 +18,7 @@ LAYERS = {
         "context_vector",
         "functional_model",
         "compiling",
+        "tasks_at_once",
         "engine",
         "meta_update",
     ),

@@ -25,6 +25,7 @@ from lightning_maml.losses import Loss
 from lightning_maml.meta_update import OptimizerFactory, SchedulerFactory
 from lightning_maml.step_sizes import StepSizes
 from lightning_maml.task_curve import EvalResult
+from lightning_maml.tasks_at_once import TasksAtOnce
 
 ClassifyBy = Literal["fine_tuning", "nearest_neighbour"]
 # The grids of Ravi and Larochelle's code.
@@ -86,7 +87,7 @@ class PretrainedClassifier(Pretrained):
         meta_lr: float | None = None,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
-        tasks_at_once: int | None = None,
+        tasks_at_once: TasksAtOnce = None,
         compile: bool | Literal["auto"] = False,
     ) -> None:
         super().__init__(

@@ -23,6 +23,7 @@ from lightning_maml.episode import Episode
 from lightning_maml.functional_model import task_loss
 from lightning_maml.inner_loop import Params
 from lightning_maml.losses import Loss
+from lightning_maml.tasks_at_once import TasksAtOnce
 
 Regularization = Literal["l2", "l2_to_mean"]
 
@@ -80,7 +81,7 @@ class MultiTaskAverage(Pretrained):
         target_loss: float = 0.02,
         max_training_steps: int = 5000,
         min_training_steps: int = 0,
-        tasks_at_once: int | None = None,
+        tasks_at_once: TasksAtOnce = None,
         compile: bool | Literal["auto"] = False,
     ) -> None:
         super().__init__(

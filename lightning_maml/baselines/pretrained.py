@@ -19,6 +19,7 @@ from lightning_maml.losses import Loss
 from lightning_maml.meta_learner import MetaLearner
 from lightning_maml.meta_update import OptimizerFactory, SchedulerFactory
 from lightning_maml.step_sizes import StepSizes
+from lightning_maml.tasks_at_once import TasksAtOnce
 
 FINE_TUNING_LRS = (1e-5, 1e-4, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
@@ -69,7 +70,7 @@ class Pretrained(MetaLearner):
         scheduler: SchedulerFactory | None = None,
         clip_meta_grad_value: float | None = None,
         clip_meta_grad_norm: float | None = None,
-        tasks_at_once: int | None = None,
+        tasks_at_once: TasksAtOnce = None,
         compile: bool | Literal["auto"] = False,
     ) -> None:
         super().__init__(
