@@ -86,13 +86,23 @@ def run(experiment: Experiment, flags: Flags, results: Path, done: set[str]) -> 
         if (fit := shlex.join(command)) not in done:
             subprocess.run(_resumed(command, experiment.config), check=True)
             done.add(fit)
+    keep(result_of(test), results / experiment.name)
+
+
+def result_of(test: Command) -> Path:
+    """Run a test, showing what it prints; the result file that it names.
+
+    Raises:
+        subprocess.CalledProcessError: if it fails.
+        ValueError: if it names none.
+    """
     found = None
     for line in _lines(test):
         print(line, end="", flush=True)
         found = RESULT_LINE.match(line) or found
     if found is None:
         raise ValueError(f"No result file was named by: {shlex.join(test)}")
-    keep(Path(found[1]), results / experiment.name)
+    return Path(found[1])
 
 
 def commands(experiment: Experiment, flags: Flags) -> list[Command]:
