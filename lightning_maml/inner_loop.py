@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from lightning_maml.episode import Episode
+from lightning_maml.inner_rules import SGD, InnerRule
+from lightning_maml.inner_rules import Params as Params  # from here for all others
+from lightning_maml.inner_rules import State as State
 from lightning_maml.step_sizes import StepSizes
-
-Params = dict[str, Tensor]
 
 
 class MetaParams(NamedTuple):
@@ -33,51 +34,6 @@ class MetaParams(NamedTuple):
 
 TaskLoss = Callable[[Params, Params, Tensor, Tensor], tuple[Tensor, Tensor]]
 """``(adapted, held, x, y) -> (loss, output)`` of one task, loss scalar."""
-
-State = tuple[Params, ...]
-
-
-@dataclass(frozen=True)
-class InnerRule:
-    """An inner update as elementwise functions; everything else differentiates through them.
-
-    Attributes:
-        init: theta -> the rule's state (a tuple of parameter dictionaries, possibly empty).
-        update: ``(theta, gradients, state, step_size of a name) -> (theta', state')``.
-        linear: whether theta' is linear in the gradients, so that their values need not be kept
-            unless step sizes are learned. True of a rule that is not gives a wrong gradient.
-    """
-
-    init: Callable[[Params], State]
-    update: Callable[[Params, Params, State, Callable[[str], Tensor | float]], tuple[Params, State]]
-    linear: bool = False
-
-
-def _sgd_update(
-    theta: Params, grads: Params, state: State, step_size: Callable[[str], Tensor | float]
-) -> tuple[Params, State]:
-    return {name: p - step_size(name) * grads[name] for name, p in theta.items()}, state
-
-
-def _no_state(theta: Params) -> State:
-    return ()
-
-
-SGD = InnerRule(init=_no_state, update=_sgd_update, linear=True)
-"""theta' = theta - alpha * grad (Alg. 1, line 6)."""
-
-RULES: dict[str, InnerRule] = {"sgd": SGD}
-
-
-def rule_by_name(name: str) -> InnerRule:
-    """The inner rule of that name.
-
-    Raises:
-        ValueError: naming the rules there are.
-    """
-    if name not in RULES:
-        raise ValueError(f"`inner_rule` must be one of {list(RULES)}, got {name!r}.")
-    return RULES[name]
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def sweep(
         set_random_state(end, device)
     return MetaGradient(
         total + weight * query_loss,
-        MetaParams(bar.theta, bar.held, bar.step_sizes),
+        at_the_start(loop, meta, bar),
         TaskReport((support_losses or [query_loss])[0], query_loss, output),
     )
 
@@ -174,6 +174,14 @@ def step_back(
         product = _gradient_derivative(loss, kept.theta, meta.held, task, direction=grads)
         theta, held = _add(theta, product[0]), _add(held, product[1])
     return Cotangents(theta, held, _add(bar.step_sizes, step_sizes), state)
+
+
+def at_the_start(loop: InnerLoop, meta: MetaParams, bar: Cotangents) -> MetaParams:
+    """The meta-gradient: cotangents before the first inner step, with the initial state's."""
+    theta = bar.theta
+    if bar.state:
+        theta = _add(theta, vjp(loop.rule.init, meta.adapted)[1](bar.state)[0])
+    return MetaParams(theta, bar.held, bar.step_sizes)
 
 
 def query_gradient(

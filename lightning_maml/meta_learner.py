@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from lightning_maml.engine import Engine
 from lightning_maml.episode import Episode, check_episode
 from lightning_maml.fingerprint import task_digests
-from lightning_maml.inner_loop import InnerLoop, Params, rule_by_name
+from lightning_maml.inner_loop import InnerLoop, Params
+from lightning_maml.inner_rules import InnerRule, rule_by_name
 from lightning_maml.losses import (
     LOSSES,
     Loss,
@@ -62,7 +63,8 @@ class MetaLearner(LightningModule):
         first_order: take the inner gradients as constants.
         adapts: `fnmatch` patterns on ``model.named_parameters()``: what the inner loop changes.
         learn_inner_lr: learn the step sizes as well, see step_sizes.py; ``None`` = fixed.
-        inner_rule: the inner update; "sgd".
+        inner_rule: the inner update: "sgd", "momentum", "adam", or one of inner_rules.py with
+            settings of its own.
         step_weights: multi-step loss: weight of the query loss after each inner step.
         meta_lr: beta of the default optimizer, Adam; ``None`` = 0.001.
         optimizer: makes another optimizer from the parameters, instead of `meta_lr`.
@@ -91,7 +93,7 @@ class MetaLearner(LightningModule):
         first_order: bool = False,
         adapts: Sequence[str] = ("*",),
         learn_inner_lr: Learned | None = None,
-        inner_rule: str = "sgd",
+        inner_rule: str | InnerRule = "sgd",
         step_weights: Sequence[float] | None = None,
         meta_lr: float | None = None,
         optimizer: OptimizerFactory | None = None,
@@ -105,7 +107,8 @@ class MetaLearner(LightningModule):
     ) -> None:
         super().__init__()
         loss, metric, inner_lr = as_import_path(loss), as_import_path(metric), float(inner_lr)
-        self.save_hyperparameters(ignore=_not_plain([model, loss, metric, optimizer, scheduler]))
+        given = [model, loss, metric, optimizer, scheduler, inner_rule]
+        self.save_hyperparameters(ignore=_not_plain(given))
         self.automatic_optimization = False
         self.model = with_episode_statistics(model)
         self.loss = by_name(loss, LOSSES, "loss")
@@ -127,8 +130,7 @@ class MetaLearner(LightningModule):
         self._batches_since_update = 0
         self._gathered: dict[str, Any] | None = None
         self._outputs: int | None = None
-        self.curve = TaskCurve()
-        self._rate = TaskRate()
+        self.curve, self._rate = TaskCurve(), TaskRate()
         self.watched: dict[str, float] = {}
 
     # -- what other code calls ------------------------------------------------------------------
@@ -378,5 +380,6 @@ def _not_plain(settings: Sequence[Any]) -> list[str]:
     """
     if _given_hyperparameters.get() is not None:
         return []
-    names = ("model", "loss", "metric", "optimizer", "scheduler")
-    return [name for name, value in zip(names, settings, strict=True) if callable(value)]
+    names = ("model", "loss", "metric", "optimizer", "scheduler", "inner_rule")
+    pairs = zip(names, settings, strict=True)
+    return [name for name, value in pairs if callable(value) or isinstance(value, InnerRule)]

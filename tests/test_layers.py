@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     0: ("episode", "losses", "confidence", "fingerprint", "random_state"),
     1: (
+        "inner_rules",
         "inner_loop",
         "step_sizes",
         "meta_gradient",

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lightning_maml.inner_loop import SGD, InnerLoop, InnerRule
+from lightning_maml.inner_loop import InnerLoop
+from lightning_maml.inner_rules import SGD, InnerRule
 from lightning_maml.step_sizes import StepSizes
 from tests.cases import CASES, Case, flat, meta_gradient, relative_error
 from tests.naive_maml import naive_meta_gradient
