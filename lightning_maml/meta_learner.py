@@ -63,8 +63,8 @@ class MetaLearner(LightningModule):
         first_order: take the inner gradients as constants.
         adapts: `fnmatch` patterns on ``model.named_parameters()``: what the inner loop changes.
         learn_inner_lr: learn the step sizes as well, see step_sizes.py; ``None`` = fixed.
-        inner_rule: the inner update: "sgd", "momentum", "adam", or one of inner_rules.py with
-            settings of its own.
+        inner_rule: the inner update: "sgd", "momentum", "adam", or a rule of inner_rules.py (in a
+            config ``class_path: lightning_maml.inner_rules.momentum`` and its ``init_args``).
         step_weights: multi-step loss: weight of the query loss after each inner step.
         meta_lr: beta of the default optimizer, Adam; ``None`` = 0.001.
         optimizer: makes another optimizer from the parameters, instead of `meta_lr`.
