@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -49,8 +49,9 @@ class ImageSpec:
 def read_image(path: Path, spec: ImageSpec) -> Pixels:
     """The pixels of an image file, ``[C, H, W]``.
 
-    Transparent images are laid on white paper, so an opaque one keeps its colours; 16-bit grey
-    is scaled to 8 bits; grey becomes three equal channels; palettes and CMYK become RGB.
+    Photos are turned upright as their EXIF orientation says. Transparent images are laid on white
+    paper, so an opaque one keeps its colours; 16-bit grey is scaled to 8 bits; grey becomes three
+    equal channels; palettes and CMYK become RGB.
 
     Raises:
         ValueError: with the path, if the file is missing, corrupt, cut off or of floats.
@@ -58,7 +59,7 @@ def read_image(path: Path, spec: ImageSpec) -> Pixels:
     try:
         with Image.open(path) as image:
             image.load()
-            return to_pixels(image, spec)
+            return to_pixels(ImageOps.exif_transpose(image), spec)
     except UNREADABLE as error:
         raise ValueError(f"cannot read the image {path}: {error}") from error
 

@@ -101,6 +101,25 @@ def test_transparent_parts_are_white(tmp_path: Path) -> None:
     assert (read_image(tmp_path / "palette.png", RGB) == 255).all()
 
 
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [
+        (1, lambda image: image),
+        (3, lambda image: image[:, ::-1, ::-1]),
+        (6, lambda image: np.rot90(image, -1, axes=(1, 2))),  # a phone held upright
+        (8, lambda image: np.rot90(image, 1, axes=(1, 2))),
+    ],
+)
+def test_photos_are_turned_upright(
+    tmp_path: Path, colours: Image.Image, orientation, turned
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    colours.save(tmp_path / "photo.png", exif=exif)
+    plain = read_image(save(colours, tmp_path / "plain.png"), RGB)
+    np.testing.assert_array_equal(read_image(tmp_path / "photo.png", RGB), turned(plain))
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 def test_a_cut_off_file_is_named(tmp_path: Path, colours: Image.Image, ending: str) -> None:
     """A24: an error with the path."""
