@@ -17,7 +17,6 @@ from collections.abc import Callable
 from datetime import date
 
 import torch
-from torch import Tensor
 
 from datamodules import RLTasks
 from lightning_maml.rl import GaussianMLP, MetaPolicy
@@ -68,16 +67,12 @@ def parts(name: str, at_once: int, compile: bool, turns: int) -> tuple[list[floa
     rollouts = act()
     problem = learner.engine.problem(learner.inner_loop, rollouts, lambda vector: vector)
 
-    def gradient() -> Tensor:
-        problem._prepared = []
-        return problem.gradient()[0]
-
-    direction = gradient()
+    direction, _ = problem.gradient()
     timed = [
         median(run, turns)
         for run in (
             act,
-            gradient,
+            problem.gradient,
             lambda: problem.fisher_product(direction),
             problem.loss_and_kl,
         )

@@ -41,7 +41,7 @@ COURSES = {
     "mini_1shot": Course("mini_1shot_short", 0.487),
 }
 HEAD = (
-    "experiment", "what changed", "note", "minutes of fit", "meta-updates", "validation reached",
+    "experiment", "what changed", "note", "minutes of fit", "update of the best", "target reached",
     "test accuracy", "paper", "minutes with test", "seed", "device", "date", "commit",
 )  # fmt: skip
 
@@ -154,7 +154,9 @@ def main() -> None:
     parser.add_argument("--target", type=float, help="the paper's accuracy if not given")
     parser.add_argument("--log", type=Path, default=Path("runs/speedrun.json"))
     options, flags = parser.parse_known_args()
-    target = options.target or COURSES[options.experiment].target
+    target = COURSES[options.experiment].target if options.target is None else options.target
+    if not 0 < target < 1:
+        parser.error(f"--target must be between 0 and 1, got {target}")
     try:
         one = attempt(options.experiment, flags, options.note, target)
     except subprocess.CalledProcessError as error:

@@ -77,8 +77,10 @@ class Engine:
     tasks_at_once: TasksAtOnce = None
     derivation: Literal["sweep", "unrolled"] = "sweep"
     compile: bool | Literal["auto"] = False
-    _programs: dict[Any, Callable[..., MetaGradient]] = field(default_factory=dict, repr=False)
-    _sizes: dict[Any, int] = field(default_factory=dict, repr=False)
+    _programs: dict[Any, Callable[..., MetaGradient]] = field(
+        init=False, default_factory=dict, repr=False
+    )
+    _sizes: dict[Any, int] = field(init=False, default_factory=dict, repr=False)
     _trainable: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -99,7 +101,7 @@ class Engine:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy must not run the programs of the original's module.
-        return {**self.__dict__, "_programs": {}}
+        return {**self.__dict__, "_programs": {}, "_sizes": {}}
 
     def tensors(self) -> ModuleTensors:
         """The module's tensors as they are now."""
@@ -188,10 +190,14 @@ class Engine:
         return {n: theta.get(n, p).detach().clone() for n, p in self.model.named_parameters()}
 
     def _at_once(self, episode: Episode) -> int:
-        key = episode.support_x.shape, episode.query_x.shape, episode.support_x.device.type
+        support = episode.support_x
+        autocast = torch.get_autocast_dtype(support.device.type)
+        key = (
+            support.shape, episode.query_x.shape, support.dtype, support.device,
+            autocast if torch.is_autocast_enabled(support.device.type) else None,
+        )  # fmt: skip
         if key not in self._sizes:
-            size = resolve_tasks_at_once(self.tasks_at_once, self.model, episode)
-            self._sizes[key] = size
+            self._sizes[key] = resolve_tasks_at_once(self.tasks_at_once, self.model, episode)
         return self._sizes[key]
 
     def _program(self, loop: InnerLoop, at_once: int, x: Tensor) -> Callable[..., MetaGradient]:
@@ -226,7 +232,7 @@ def maml_loss(
     inner_steps: int = 1,
     first_order: bool = False,
     adapts: Sequence[str] = ("*",),
-    tasks_at_once: int | None = None,
+    tasks_at_once: TasksAtOnce = None,
 ) -> Tensor:
     """The meta-loss of a batch of tasks (Eq. 1): one line of a plain PyTorch training loop.
 

@@ -241,7 +241,8 @@ def over_tasks(per_task: Callable[..., Any], tasks_at_once: int) -> Callable[...
         return vmap(per_task, in_dims=(None, 0), randomness="different")
 
     def single(meta: MetaParams, task: Episode) -> Any:
-        # Copies: in a compiled program, views have no tangents that can be laid out anew.
+        # Copies, which take next to nothing: in a compiled program views have no tangents that
+        # can be laid out anew.
         result = per_task(meta, Episode(*(tensor[0].clone() for tensor in task)))
         return tree_map(lambda tensor: tensor[None], result)
 

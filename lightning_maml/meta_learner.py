@@ -64,7 +64,7 @@ class MetaLearner(LightningModule):
         adapts: `fnmatch` patterns on ``model.named_parameters()``: what the inner loop changes.
         learn_inner_lr: learn the step sizes as well, see step_sizes.py; ``None`` = fixed.
         inner_rule: the inner update: "sgd", "momentum", "adam", or a rule of inner_rules.py (in a
-            config ``class_path: lightning_maml.inner_rules.momentum`` and its ``init_args``).
+            config ``class_path: lightning_maml.inner_rules.Momentum`` and its ``init_args``).
         step_weights: multi-step loss: weight of the query loss after each inner step.
         meta_lr: beta of the default optimizer, Adam; ``None`` = 0.001.
         optimizer: makes another optimizer from the parameters, instead of `meta_lr`.
@@ -107,16 +107,15 @@ class MetaLearner(LightningModule):
     ) -> None:
         super().__init__()
         loss, metric, inner_lr = as_import_path(loss), as_import_path(metric), float(inner_lr)
-        given = [model, loss, metric, optimizer, scheduler, inner_rule]
-        self.save_hyperparameters(ignore=_not_plain(given))
+        rule, inner_rule = rule_by_name(inner_rule), str(inner_rule)  # plain: see rule_by_name
+        self.save_hyperparameters(ignore=_not_plain([model, loss, metric, optimizer, scheduler]))
         self.automatic_optimization = False
         self.model = with_episode_statistics(model)
         self.loss = by_name(loss, LOSSES, "loss")
         self.metric_name, self.metric = metric_for(self.loss, metric)
         weights = None if step_weights is None else tuple(step_weights)
         self.inner_loop = InnerLoop(
-            inner_steps, StepSizes(inner_lr, learn_inner_lr), first_order, rule_by_name(inner_rule),
-            weights,
+            inner_steps, StepSizes(inner_lr, learn_inner_lr), first_order, rule, weights
         )  # fmt: skip
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
         if self.eval_inner_steps < 0:
@@ -380,6 +379,5 @@ def _not_plain(settings: Sequence[Any]) -> list[str]:
     """
     if _given_hyperparameters.get() is not None:
         return []
-    names = ("model", "loss", "metric", "optimizer", "scheduler", "inner_rule")
-    pairs = zip(names, settings, strict=True)
-    return [name for name, value in pairs if callable(value) or isinstance(value, InnerRule)]
+    names = ("model", "loss", "metric", "optimizer", "scheduler")
+    return [name for name, value in zip(names, settings, strict=True) if callable(value)]

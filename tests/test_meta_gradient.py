@@ -147,18 +147,19 @@ def test_tasks_at_once_does_not_change_the_result(at_once: int, derivation: str)
 def test_an_inner_rule_with_state_goes_through_the_sweep() -> None:
     """Momentum as a user would write it: sweep, unrolled and finite differences agree."""
 
-    def update(theta, grads, state, step_size):  # type: ignore[no-untyped-def]
-        velocity = {n: 0.9 * state[0][n] + g for n, g in grads.items()}
-        return {n: p - step_size(n) * velocity[n] for n, p in theta.items()}, (velocity,)
+    class Momentum(InnerRule):
+        linear = True
 
-    momentum = InnerRule(
-        init=lambda theta: ({n: torch.zeros_like(p) for n, p in theta.items()},),
-        update=update,
-        linear=True,
-    )
+        def init(self, theta):  # type: ignore[no-untyped-def]
+            return ({n: torch.zeros_like(p) for n, p in theta.items()},)
+
+        def update(self, theta, grads, state, step_size):  # type: ignore[no-untyped-def]
+            velocity = {n: 0.9 * state[0][n] + g for n, g in grads.items()}
+            return {n: p - step_size(n) * velocity[n] for n, p in theta.items()}, (velocity,)
+
     case = CASES["group_norm_silu"]
     for learned in (None, "per_weight"):
-        loop = InnerLoop(3, StepSizes(LR, learned), rule=momentum)
+        loop = InnerLoop(3, StepSizes(LR, learned), rule=Momentum())
         assert errors(case, loop) < 1e-8
         plain = InnerLoop(3, StepSizes(LR, learned), rule=SGD)
         there = meta_gradient(case.engine(), loop, case.episode())
@@ -169,8 +170,8 @@ def test_an_inner_rule_with_state_goes_through_the_sweep() -> None:
 
 
 def test_a_rule_that_is_not_linear_in_the_gradient_goes_through_the_sweep() -> None:
-    def update(theta, grads, state, step_size):  # type: ignore[no-untyped-def]
-        return {n: p - step_size(n) * torch.tanh(grads[n]) for n, p in theta.items()}, state
+    class Bounded(InnerRule):
+        def update(self, theta, grads, state, step_size):  # type: ignore[no-untyped-def]
+            return {n: p - step_size(n) * torch.tanh(grads[n]) for n, p in theta.items()}, state
 
-    rule = InnerRule(init=lambda theta: (), update=update, linear=False)
-    assert errors(CASES["group_norm_silu"], InnerLoop(3, StepSizes(LR), rule=rule)) < 1e-8
+    assert errors(CASES["group_norm_silu"], InnerLoop(3, StepSizes(LR), rule=Bounded())) < 1e-8

@@ -17,18 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vjp
+from torch.utils._pytree import tree_map
 
 from lightning_maml.episode import Episode
 from lightning_maml.inner_loop import InnerLoop, MetaParams, Params, State, TaskLoss, inner_step
 from lightning_maml.losses import Loss
-from lightning_maml.meta_gradient import (
-    Cotangents,
-    Kept,
-    at_the_start,
-    query_gradient,
-    step_back,
-    zeros_like,
-)
+from lightning_maml.meta_gradient import Cotangents, Kept, query_gradient, step_back, zeros_like
 from lightning_maml.rl.policy_loss import mean_kl, reinforce, surrogate
 
 Rollouts = Sequence[Episode]
@@ -92,8 +86,8 @@ def fisher_product(
 ) -> MetaParams:
     """J^T F J u of one task."""
     theta, kept = meta.adapted, []
-    state, theta_dot = loop.rule.init(theta), u.adapted
-    state_dot = jvp(loop.rule.init, (theta,), (theta_dot,))[1] if state else ()
+    state = loop.rule.init(theta)
+    theta_dot, state_dot = u.adapted, tree_map(torch.zeros_like, state)
     for step in range(loop.steps):
         after, after_dot = _forward_step(
             loop, losses.inner, meta, theta, state, rollouts[step], step, u, theta_dot, state_dot
@@ -166,4 +160,4 @@ def _back(
     bar = Cotangents(*query, zeros_like(meta.step_sizes), state)
     for step in reversed(range(loop.steps)):
         bar = step_back(loop, inner, meta, rollouts[step], kept[step], step, bar)
-    return at_the_start(loop, meta, bar)
+    return MetaParams(bar.theta, bar.held, bar.step_sizes)

@@ -130,7 +130,10 @@ class PolicyEngine:
         leaves = tree_flatten(fixed)[0]
         autocast = torch.is_autocast_enabled(leaves[0].device.type)
         kinds = tuple((t.shape, t.dtype, t.device) for t in leaves)
-        if (key := (loop, kinds, autocast)) not in self._programs:
+        tensors = module_tensors(self.policy, self.adapts)
+        # The program holds these: others in their place, as after `.to(device)`, need their own.
+        constants = (*map(id, tensors.frozen.values()), *map(id, tensors.buffers.values()))
+        if (key := (loop, kinds, autocast, constants)) not in self._programs:
             losses = self.losses()
 
             def product(fixed: tuple[MetaParams, Rollouts], u: MetaParams) -> MetaParams:
@@ -169,12 +172,12 @@ class MetaProblem:
     def gradient(self) -> tuple[Tensor, float]:
         """Gradient of the surrogate loss, and that loss; means over all tasks.
 
-        With exact curvature it prepares the products, too: the parameters must not change before
-        they are taken.
+        With exact curvature it prepares the products, too: the parameters must not change between.
         """
         if self.engine.curvature == "finite_differences":
             both = self._gradient_of(self.losses.surrogate)
         else:
+            self._prepared = []
             self._prepare()
             total = torch.stack([prepared.aside for _, prepared in self._prepared]).sum(dim=0)
             both = self.reduce(total / self.tasks)

@@ -15,6 +15,9 @@ _here = threading.local()
 @contextmanager
 def taken() -> Iterator[None]:
     """Wait for this thread's turn, and keep it but for what is done in `given_up`."""
+    if getattr(_here, "mine", False):
+        yield
+        return
     with _LOCK:
         _here.mine = True
         try:
@@ -29,8 +32,10 @@ def given_up() -> Iterator[None]:
     if not getattr(_here, "mine", False):
         yield
         return
+    _here.mine = False
     _LOCK.release()
     try:
         yield
     finally:
         _LOCK.acquire()
+        _here.mine = True

@@ -76,7 +76,8 @@ def test_threads_whose_environment_does_not_give_way_run_as_they_like() -> None:
 def test_a_failing_thread_lets_the_others_go_on() -> None:
     with pytest.raises(RuntimeError, match="out of the simulator"):
         acted(Slow(Seen(), fails_at=2))
-    acted(Slow(Seen()))  # would wait for ever
+    assert takes_turn(1)  # it was given back
+    acted(Slow(Seen()))
 
 
 def test_without_a_turn_there_is_none_to_give_up() -> None:
@@ -89,6 +90,14 @@ def test_without_a_turn_there_is_none_to_give_up() -> None:
         assert pool.submit(other).result(timeout=5) == "went on"
         assert not pool.submit(lambda: takes_turn(0.05)).result(timeout=5)  # still ours
     assert takes_turn(0.05)
+
+
+def test_turns_may_be_taken_and_given_up_within_each_other() -> None:
+    with taken(), taken():
+        with given_up(), given_up():
+            assert takes_turn(1)
+        assert not takes_turn(0.05)
+    assert takes_turn(1)
 
 
 def takes_turn(seconds):
