@@ -12,7 +12,9 @@ from lightning_maml.rl import GaussianMLP, MetaPolicy, meta_policy
 from lightning_maml.rl.advantages import samples
 from lightning_maml.rl.envs import Point
 from lightning_maml.rl.meta_objective import fisher_product, gradient
+from lightning_maml.rl.policy_engine import PolicyEngine
 from lightning_maml.rl.policy_loss import targets
+from lightning_maml.rl.trpo import set_parameters
 
 
 def learner(**settings):
@@ -184,6 +186,53 @@ def test_chunks_of_tasks_give_the_same_gradient_and_product() -> None:
 
 
 @torch.no_grad()
+def test_the_gradient_is_that_at_the_present_parameters() -> None:
+    """Its second value against finite differences of the loss, after the first was elsewhere."""
+    here = problem()
+    parameters = here.engine.parameters()
+    first, _ = here.gradient()
+    start = parameters_to_vector(parameters)
+    moved = start + 1e-2 * first / first.norm()
+    set_parameters(parameters, moved)
+    again, _ = here.gradient()
+    assert (again - first).norm() > 1e-4 * first.norm()
+    losses = []
+    for side in (1, -1):
+        set_parameters(parameters, moved + side * 1e-6 * first)
+        losses.append(here.loss_and_kl()[0])
+    assert float(again @ first) == pytest.approx((losses[0] - losses[1]) / 2e-6, rel=1e-4)
+
+
+class Scaled(torch.nn.Module):
+    """A policy with a buffer."""
+
+    def __init__(self, policy):
+        super().__init__()
+        self.policy = policy
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    def forward(self, x):
+        return self.policy(self.scale * x)
+
+
+@torch.no_grad()
+def test_a_program_is_not_used_with_another_buffer() -> None:
+    """`.to(device)` puts new tensors in the buffers' places."""
+    model = learner(trajectories=5)
+    rollouts = [one.samples.episode for one in model._act(batch(4), 1, 5, pooled=False)]
+
+    def gradient_of(engine):
+        return engine.problem(model.inner_loop, rollouts, lambda vector: vector).gradient()[0]
+
+    engine = PolicyEngine(Scaled(model.policy))
+    first = gradient_of(engine)
+    engine.policy.scale = torch.tensor(0.5)
+    again, fresh = gradient_of(engine), gradient_of(PolicyEngine(engine.policy))
+    assert torch.equal(again, fresh)
+    assert not torch.allclose(again, first)
+
+
+@torch.no_grad()
 def test_update_starts_at_the_policies_that_sampled() -> None:
     """Also where later steps have a step size of their own."""
     loss, kl = problem(inner_steps=3, later_inner_lr=0.4).loss_and_kl()
@@ -239,7 +288,7 @@ def test_kl_of_a_step_is_half_its_square_in_the_fisher_matrix() -> None:
     step = given.gradient()[0]
     square = float(step @ given.fisher_product(step))
     parameters = given.engine.parameters()
-    start = torch.nn.utils.parameters_to_vector(parameters)
+    start = parameters_to_vector(parameters)
     for size in (1e-3, 5e-4):
         torch.nn.utils.vector_to_parameters(start - size * step, parameters)
         assert given.loss_and_kl()[1] == pytest.approx(size**2 * square / 2, rel=1e-3)
@@ -259,7 +308,7 @@ def test_gradient_of_what_does_not_adapt_agrees_with_finite_differences() -> Non
     given = problem(adapts=["log_std", "*.bias"])
     gradient, _ = given.gradient()
     parameters = given.engine.parameters()
-    start = torch.nn.utils.parameters_to_vector(parameters)
+    start = parameters_to_vector(parameters)
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(len(start), generator=generator, dtype=start.dtype)
     sides = []

@@ -17,7 +17,7 @@ import train
 from datamodules import Sinusoid
 from lightning_maml import MetaLearner
 from lightning_maml.fingerprint import fingerprint, task_digests
-from lightning_maml.inner_rules import Momentum
+from lightning_maml.inner_rules import Clipped, Momentum
 from lightning_maml.run.from_checkpoint import find_checkpoint
 from lightning_maml.task_curve import EvalResult, summarize
 from tests.run.conftest import CONFIG, QUIET, result_of
@@ -117,7 +117,9 @@ def test_data_of_a_config_replaces_that_of_the_checkpoint(trained, tmp_path) -> 
 
 
 def test_a_config_sets_an_inner_rule_which_the_checkpoint_keeps(tmp_path) -> None:
-    rule = {"class_path": "lightning_maml.inner_rules.Momentum", "init_args": {"momentum": 0.5}}
+    rules = "lightning_maml.inner_rules"
+    inner = {"class_path": f"{rules}.Momentum", "init_args": {"momentum": 0.5}}
+    rule = {"class_path": f"{rules}.Clipped", "init_args": {"norm": 0.5, "rule": inner}}
     Path("small.yaml").write_text(CONFIG)
     train.main(["fit", "--config=small.yaml", f"--model.inner_rule={json.dumps(rule)}"])
     checkpoint = next(Path("runs").rglob("last.ckpt"))
@@ -127,7 +129,11 @@ def test_a_config_sets_an_inner_rule_which_the_checkpoint_keeps(tmp_path) -> Non
     data = data_of(checkpoint)
     learner = MetaLearner.load_from_checkpoint(checkpoint, weights_only=True)
     of_hand = MetaLearner(
-        learner.model, loss="mse", inner_lr=0.02, eval_inner_steps=2, inner_rule=Momentum(0.5)
+        learner.model,
+        loss="mse",
+        inner_lr=0.02,
+        eval_inner_steps=2,
+        inner_rule=Clipped(0.5, Momentum(0.5)),
     )
     means = [float(of_hand.evaluate(e).metric[2].sum()) for e in data.test_dataloader()]
     assert result["mean"][2] == pytest.approx(sum(means) / 7, rel=1e-5)
