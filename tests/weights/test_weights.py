@@ -64,8 +64,9 @@ def test_weights_do_what_their_card_says(name, request) -> None:
         measured = learner.evaluate(episode).metric.mean(dim=1).tolist()
         assert len(measured) == len(rows)
         for mean, (expected, ci95) in zip(measured, rows, strict=True):
-            # Of 100 of the 600 tasks: wider by the root of 6, and no closer than one image.
-            assert mean == pytest.approx(expected, abs=max(1.5 * ci95 * 6**0.5, 0.005))
+            # Four standard errors. Of 100 of the 600 tasks, so wider by the root of 6, and no
+            # closer than one image.
+            assert mean == pytest.approx(expected, abs=max(2 * ci95 * 6**0.5, 0.005))
         better = min if "mse" in learner.metric_name else max
         assert better(measured) != measured[0]
 
