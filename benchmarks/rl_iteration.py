@@ -77,8 +77,8 @@ def parts(name: str, at_once: int, compile: bool, turns: int) -> tuple[list[floa
             problem.loss_and_kl,
         )
     ]
-    acting, preparing, product, looking = timed
-    whole = acting + preparing + CG_ITERATIONS * product + looking
+    acting, gradient, product, looking = timed
+    whole = acting + gradient + CG_ITERATIONS * product + looking
     samples = tasks * rollouts[-1].query_x.shape[1]
     rate = matrix_rate(samples * at_once // tasks, turns)
     return [*timed, whole], PRODUCTS * 2 * HIDDEN**2 * samples / rate

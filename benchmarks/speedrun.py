@@ -16,14 +16,13 @@ import argparse
 import json
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_maml.paper.reproduce import result_of
+from lightning_maml.paper.reproduce import lines_of, result_of
 from lightning_maml.run.files import write_whole
 from timed_fit import table
 
@@ -75,14 +74,17 @@ def attempt(name: str, flags: Sequence[str], note: str, target: float) -> Attemp
     """
     config = ["--config", f"configs/{COURSES[name].config}.yaml"]
     start = time.perf_counter()
-    fit = [sys.executable, "train.py", "fit", *config, *stopping(target), *flags]
-    said = printed(fit)
+    reached = False
+    fit = ["python", "train.py", "fit", *config, *stopping(target), *flags]
+    for line in lines_of(fit, stderr=subprocess.STDOUT):
+        print(line, end="", flush=True)
+        reached = reached or STOPPED in line
     fitted = time.perf_counter()
     test = ["python", "train.py", "test", *config, *flags, "--ckpt_path", "best"]
     result = json.loads(result_of(test).read_text())
     return Attempt(
         name, shlex.join(flags), note, fitted - start, time.perf_counter() - fitted,
-        STOPPED in said, result,
+        reached, result,
     )  # fmt: skip
 
 
@@ -98,25 +100,6 @@ def stopping(target: float) -> list[str]:
     }  # fmt: skip
     flags = [f"--trainer.callbacks.{key}={value}" for key, value in settings.items()]
     return ["--trainer.callbacks+=EarlyStopping", *flags]
-
-
-def printed(command: Sequence[str]) -> str:
-    """What it prints, which is shown, too.
-
-    Raises:
-        subprocess.CalledProcessError: if it fails.
-    """
-    lines = []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            lines.append(line)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, list(command))
-    return "".join(lines)
 
 
 def row(one: dict[str, Any]) -> list[str]:

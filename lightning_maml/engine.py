@@ -190,6 +190,8 @@ class Engine:
         return {n: theta.get(n, p).detach().clone() for n, p in self.model.named_parameters()}
 
     def _at_once(self, episode: Episode) -> int:
+        if self.tasks_at_once != "auto":
+            return resolve_tasks_at_once(self.tasks_at_once, self.model, episode)
         support = episode.support_x
         autocast = torch.get_autocast_dtype(support.device.type)
         key = (

@@ -97,7 +97,7 @@ def result_of(test: Command) -> Path:
         ValueError: if it names none.
     """
     found = None
-    for line in _lines(test):
+    for line in lines_of(test):
         print(line, end="", flush=True)
         found = RESULT_LINE.match(line) or found
     if found is None:
@@ -132,10 +132,14 @@ def _resumed(fit: Command, config: str) -> Command:
     return [sys.executable, *fit[1:], *(["--ckpt_path", "last"] if there else [])]
 
 
-def _lines(command: Command) -> Iterator[str]:
-    """What it prints, and an error if it fails."""
+def lines_of(command: Command, stderr: int | None = None) -> Iterator[str]:
+    """What it prints, line by line; `stderr` is as for `subprocess.Popen`.
+
+    Raises:
+        subprocess.CalledProcessError: at its end, if it fails.
+    """
     command = [sys.executable, *command[1:]]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         assert process.stdout is not None
         yield from process.stdout
     if process.returncode:
