@@ -6,10 +6,11 @@
 
 Network, loss, inner loop and number of tasks are those of the configs, weights and tasks random
 but the same for all. Nobody is timed whose meta-gradient is not ours (peers/agreement.py). Then all
-take turns (peers/turns.py). Other libraries are optional: `pip install -e '.[peers]'`, and
-learn2learn, which does not build on newer Pythons, from its source (--learn2learn). Who is not
-installed or does not run is listed with the reason. Compiling takes minutes for a convolutional
-network, twice for each contestant (float64 and float32), and on a CPU once more for its memory;
+take turns (peers/turns.py). Above each table stands what bounds it (peers/bound.py). Other
+libraries are optional: `pip install -e '.[peers]'`, and learn2learn, which does not build on newer
+Pythons, from its source (--learn2learn). Who is not installed or does not run is listed with the
+reason. Compiling takes minutes for a convolutional network, twice for each contestant (float64 and
+float32), and on a CPU once more for its memory;
 `--contestant "ours-*[0-9]" naive "torchopt-*" higher learn2learn` leaves it out.
 """
 
@@ -25,6 +26,7 @@ import torch
 from lightning_maml.run.provenance import plain
 from peers import report
 from peers.agreement import Admitted, admit
+from peers.bound import bound
 from peers.contestants import chosen, contestants
 from peers.ours import configured, reference
 from peers.peak_memory import Case, peak_bytes
@@ -119,7 +121,9 @@ def main() -> None:
             results[name] = measure(workload, options)
         except ValueError as error:
             raise SystemExit(f"{name}: {error}") from error
-        table = report.section(name, describe(workload), results[name])
+        limits = bound(workload.problem(options.seed, device=options.device), options.device)
+        results[name]["bound"] = limits.as_dict()
+        table = report.section(name, f"{describe(workload)}\n\n{limits}", results[name])
         print(table, flush=True)
         text += f"\n{table}"
         write(options, text, {"about": about, "results": results})

@@ -4,7 +4,7 @@ import gc
 import math
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -34,7 +34,7 @@ def take_turns(
     return taken
 
 
-def timed(run: Run, calls: int, device: str) -> float:
+def timed(run: Callable[[], object], calls: int, device: str) -> float:
     """Mean seconds of a call."""
     gc.collect()  # what the one before left must not be this one's to tidy up
     _wait(device)

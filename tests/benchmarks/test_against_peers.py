@@ -15,6 +15,7 @@ from lightning_maml.losses import cross_entropy_n_way, mse
 from lightning_maml.models import MLP, Conv4
 from peers import turns
 from peers.agreement import admit, relative_error
+from peers.bound import Bound, Traffic, bound
 from peers.contestants import chosen, contestants
 from peers.naive import naive
 from peers.ours import ours, reference, sizes
@@ -234,6 +235,8 @@ def test_the_program_prints_and_writes(monkeypatch, tmp_path, capsys) -> None:
     rows = found["results"]["sinusoid"]["contestants"]
     assert list(rows) == ["ours-sweep-4", "naive"]
     assert len(rows["naive"]["seconds"]) == 6
+    assert found["results"]["sinusoid"]["bound"]["flop"] > 0
+    assert "The plain loop multiplies and adds" in printed
     assert torch.__version__.startswith(found["about"]["versions"]["torch"])
     written = {path.suffix: path.read_text() for path in (tmp_path / "out").iterdir()}
     assert written[".json"] == figures.read_text()
@@ -252,3 +255,29 @@ def test_the_program_stops_at_who_differs(monkeypatch) -> None:
     )
     with pytest.raises(SystemExit, match="sinusoid: The meta-gradient of `naive` is not ours"):
         against_peers.main()
+
+
+def test_arithmetic_is_that_of_the_plain_loop_by_hand() -> None:
+    """A linear network, one inner step. Examples times weights, on the support set: forward, the
+    gradient of the weights, its derivative by the gradient of the output, that one's by the
+    weights; on the query set the first two."""
+    tasks, n, m, d = 3, 4, 6, 5
+    workload = Workload(
+        "line", lambda: torch.nn.Linear(d, d, bias=False), mse, inner_lr=0.1, inner_steps=1,
+        adapts=("*",), tasks=tasks, example=(d,), n_way=0, support=n, query=m,
+    )  # fmt: skip
+    assert bound(workload.problem(0), "cpu").flop == tasks * 2 * d * d * (4 * n + 2 * m)
+
+
+def test_traffic_is_what_is_read_and_written_and_no_views() -> None:
+    numbers = torch.ones(10)
+    with Traffic() as traffic:
+        numbers.view(2, 5).t() + 1
+    assert traffic.bytes == 2 * 10 * 4
+
+
+def test_seconds_are_at_the_rates_of_the_machine() -> None:
+    limits = Bound(flop=6_000_000_000, bytes=1_000_000_000, flop_per_s=2e11, bytes_per_s=4e10)
+    assert limits.seconds == {"arithmetic": 0.03, "traffic": 0.025}
+    assert "6 GFLOP, 30 ms at this machine's matrix product (200 GFLOP/s)" in str(limits)
+    assert "1 GB, 25 ms at its copy (40 GB/s)." in str(limits)
