@@ -6,7 +6,6 @@ LightningModule share.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +25,7 @@ from lightning_maml.functional_model import (
     task_loss,
 )
 from lightning_maml.inner_loop import InnerLoop, MetaParams, Params, adapt
+from lightning_maml.joint_operators import check_joint
 from lightning_maml.losses import Loss
 from lightning_maml.meta_gradient import (
     DERIVATIONS,
@@ -33,7 +33,7 @@ from lightning_maml.meta_gradient import (
     chunks,
     mean_over_tasks,
     over_tasks,
-    summed,
+    per_chunk,
 )
 from lightning_maml.step_sizes import StepSizes
 from lightning_maml.tasks_at_once import TasksAtOnce, check_tasks_at_once, resolve_tasks_at_once
@@ -63,7 +63,7 @@ class Engine:
         adapts: patterns (`fnmatch`) on parameter names: what the inner loop changes.
         tasks_at_once: tasks batched by `vmap` at a time; ``None`` = all, 1 = no `vmap`, ``"auto"``
             = as many as fit (tasks_at_once.py).
-        derivation: ``"sweep"`` or ``"unrolled"``, see meta_gradient.py.
+        derivation: ``"sweep"``, ``"unrolled"`` or ``"joint"``, see meta_gradient.py.
         compile: run the meta-gradient through `torch.compile`; ``"auto"`` where it works.
 
     Raises:
@@ -75,7 +75,7 @@ class Engine:
     loss: Loss
     adapts: Sequence[str] = ("*",)
     tasks_at_once: TasksAtOnce = None
-    derivation: Literal["sweep", "unrolled"] = "sweep"
+    derivation: Literal["sweep", "unrolled", "joint"] = "sweep"
     compile: bool | Literal["auto"] = False
     _programs: dict[Any, Callable[..., MetaGradient]] = field(
         init=False, default_factory=dict, repr=False
@@ -123,7 +123,9 @@ class Engine:
         tensors, at_once = self.tensors(), self._at_once(episode)
         key = (loop, at_once, self.model.training)
         if key not in self._programs:
-            self._programs[key] = self._program(loop, at_once, episode.support_x[0])
+            self._programs[key] = self._program(
+                loop, at_once, episode.support_x[0], episode.support_y[0]
+            )
         program = self._programs[key]
         with second_derivatives(self.model), errors_explained(at_once, self.derivation):
             return mean_over_tasks(
@@ -163,13 +165,13 @@ class Engine:
             losses, outputs = zip(*points, strict=True)
             return torch.stack(losses), torch.stack(outputs)
 
-        per_chunk, meta = over_tasks(per_task, at_once), _detached(tensors, step_sizes)
+        each, meta = over_tasks(per_task, at_once), _detached(tensors, step_sizes)
         with (
             second_derivatives(self.model),
             eval_mode(self.model),
             errors_explained(at_once, self.derivation),
         ):
-            parts = [per_chunk(meta, chunk) for chunk in chunks(episode, at_once)]
+            parts = [each(meta, chunk) for chunk in chunks(episode, at_once)]
         losses, outputs = (torch.cat(part).transpose(0, 1) for part in zip(*parts, strict=True))
         return Curve(losses, outputs)
 
@@ -202,16 +204,21 @@ class Engine:
             self._sizes[key] = resolve_tasks_at_once(self.tasks_at_once, self.model, episode)
         return self._sizes[key]
 
-    def _program(self, loop: InnerLoop, at_once: int, x: Tensor) -> Callable[..., MetaGradient]:
+    def _program(
+        self, loop: InnerLoop, at_once: int, x: Tensor, y: Tensor
+    ) -> Callable[..., MetaGradient]:
         compiled = resolve_compile(self.compile, self.model, x)
-        derive = DERIVATIONS[self.derivation]
+        derivation = self.derivation
+        if derivation == "joint" and at_once > 1:
+            tensors = self.tensors()
+            loss = task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)
+            check_joint(lambda x, y: loss(tensors.adapted, tensors.held, x, y), x, y)
 
         def program(
             frozen: Params, buffers: Params, meta: MetaParams, chunk: Episode
         ) -> MetaGradient:
             loss = task_loss(self.model, self.loss, frozen, buffers)
-            per_task = partial(derive, loop, loss, replay=not compiled)
-            return summed(over_tasks(per_task, at_once)(meta, chunk))
+            return per_chunk(derivation, loop, loss, at_once, not compiled)(meta, chunk)
 
         if not compiled:
             return program

@@ -1,4 +1,4 @@
-"""Meta-gradient (Eq. 1; Algorithm 1, line 8): two derivations of the same thing.
+"""Meta-gradient (Eq. 1; Algorithm 1, line 8): three derivations of the same thing.
 
 `sweep`, the default, is an adjoint sweep with forward-over-reverse products (the idea of
 MixFlow-MG, Kemaev et al., ICML 2025). With inner weights theta_0 .. theta_K and a_k the step
@@ -10,7 +10,9 @@ sizes,
 where H_k u is a directional derivative of the inner gradient at theta_k. Only one inner step's
 activations are alive at any time, so memory does not grow with the number of inner steps; what
 is kept are the weights theta_0 .. theta_K. `unrolled` is reverse mode through the whole loop: the
-reference, and the way for operators that have no forward-mode derivative.
+reference, and the way for operators that have no forward-mode derivative. `joint` is reverse mode
+through the loops of all tasks of a chunk at once, for the operators that it is right for
+(joint_operators.py).
 """
 
 # Annotations stay strings: torch.compile cannot evaluate those of the nested functions.
@@ -25,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vjp, vmap
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from lightning_maml.episode import Episode
 from lightning_maml.inner_loop import InnerLoop, MetaParams, Params, State, TaskLoss, inner_step
@@ -67,22 +69,62 @@ def unrolled(
 ) -> MetaGradient:
     """Meta-gradient of one task by reverse mode through the unrolled inner loop."""
 
-    def meta_loss(meta: MetaParams) -> tuple[Tensor, TaskReport]:
-        theta, state = meta.adapted, loop.rule.init(meta.adapted)
-        total: Tensor | float = 0.0
-        support_losses = []
-        for step in range(loop.steps):
-            theta, state, _, support_loss = inner_step(loop, loss, meta, theta, state, task, step)
-            support_losses.append(support_loss)
-            weight = loop.query_weight(step + 1)
-            if weight and step + 1 < loop.steps:
-                total = total + weight * loss(theta, meta.held, task.query_x, task.query_y)[0]
-        query_loss, output = loss(theta, meta.held, task.query_x, task.query_y)
-        total = total + loop.query_weight(loop.steps) * query_loss
-        return total, TaskReport((support_losses or [query_loss])[0], query_loss, output)
-
-    grads, (total, report) = grad_and_value(meta_loss, has_aux=True)(meta)
+    grads, (total, report) = grad_and_value(partial(_unrolled_loss, loop, loss), has_aux=True)(
+        meta, task
+    )
     return MetaGradient(total, grads, report)
+
+
+def _unrolled_loss(
+    loop: InnerLoop, loss: TaskLoss, meta: MetaParams, task: Episode
+) -> tuple[Tensor, TaskReport]:
+    theta, state = meta.adapted, loop.rule.init(meta.adapted)
+    total: Tensor | float = 0.0
+    support_losses = []
+    for step in range(loop.steps):
+        theta, state, _, support_loss = inner_step(loop, loss, meta, theta, state, task, step)
+        support_losses.append(support_loss)
+        weight = loop.query_weight(step + 1)
+        if weight and step + 1 < loop.steps:
+            total = total + weight * loss(theta, meta.held, task.query_x, task.query_y)[0]
+    query_loss, output = loss(theta, meta.held, task.query_x, task.query_y)
+    total = total + loop.query_weight(loop.steps) * query_loss
+    return total, TaskReport((support_losses or [query_loss])[0], query_loss, output)
+
+
+def joint(
+    loop: InnerLoop, loss: TaskLoss, tasks_at_once: int
+) -> Callable[[MetaParams, Episode], MetaGradient]:
+    """Sums over a chunk's tasks, by reverse mode through the inner loops of all of them at once.
+
+    What the tasks share stays dense, and of their sum only one derivative is taken.
+    """
+    each = over_tasks(partial(_unrolled_loss, loop, loss), tasks_at_once)
+
+    def total(meta: MetaParams, chunk: Episode) -> tuple[Tensor, TaskReport]:
+        losses, report = each(meta, chunk)
+        return losses.sum(), report
+
+    def derive(meta: MetaParams, chunk: Episode) -> MetaGradient:
+        if torch.compiler.is_compiling():
+            grads, (value, report) = grad_and_value(total, has_aux=True)(meta, chunk)
+            return MetaGradient(value, grads, report)
+        # `grad` of torch.func keeps the graph of what it differentiates; nobody needs it here.
+        with torch.inference_mode(False), torch.enable_grad():
+            meta, chunk = tree_map(_for_autograd, (meta, chunk))
+            leaves, spec = tree_flatten(meta)
+            leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+            value, report = total(tree_unflatten(leaves, spec), chunk)
+            grads = torch.autograd.grad(value, leaves, materialize_grads=True)
+        return MetaGradient(
+            value.detach(), tree_unflatten(grads, spec), tree_map(torch.detach, report)
+        )
+
+    return derive
+
+
+def _for_autograd(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 class Kept(NamedTuple):
@@ -228,13 +270,25 @@ def zeros_like(a: Params) -> Params:
     return {name: torch.zeros_like(tensor) for name, tensor in a.items()}
 
 
-DERIVATIONS: dict[str, Derivation] = {"sweep": sweep, "unrolled": unrolled}
+DERIVATIONS = ("sweep", "unrolled", "joint")
+PER_TASK: dict[str, Derivation] = {"sweep": sweep, "unrolled": unrolled}
+
+
+def per_chunk(
+    derivation: str, loop: InnerLoop, loss: TaskLoss, tasks_at_once: int, replay: bool
+) -> Callable[[MetaParams, Episode], MetaGradient]:
+    """``(meta, chunk) -> sums over its tasks``, by one of `DERIVATIONS`; `replay`: see `sweep`."""
+    if derivation == "joint":
+        return joint(loop, loss, tasks_at_once)
+    per_task = partial(PER_TASK[derivation], loop, loss, replay=replay)
+    return lambda meta, chunk: summed(over_tasks(per_task, tasks_at_once)(meta, chunk))
 
 
 def over_tasks(per_task: Callable[..., Any], tasks_at_once: int) -> Callable[..., Any]:
     """`per_task(meta, task)` for one task, made to take the tasks of a chunk (leading axis).
 
-    `per_task` takes the derivatives: outside of `vmap`, torch 2.14's of layer norm are wrong.
+    `per_task` takes the derivatives but for `joint`: outside of `vmap`, torch 2.14's of layer norm
+    are wrong.
     One at a time is not batched at all, so that models without a vmap rule work.
     """
     if tasks_at_once > 1:

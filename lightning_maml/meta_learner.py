@@ -75,7 +75,7 @@ class MetaLearner(LightningModule):
         accumulate_batches: batches averaged into one meta-update.
         tasks_at_once: tasks batched by `vmap` at a time; ``None`` = all, 1 = no `vmap`, ``"auto"``
             = as many as fit the cache or the device, see tasks_at_once.py.
-        derivation: "sweep" or "unrolled", see meta_gradient.py.
+        derivation: "sweep", "unrolled" or "joint", see meta_gradient.py.
         compile: `torch.compile` the meta-gradient; "auto" where a compiler works.
 
     Raises:
@@ -102,7 +102,7 @@ class MetaLearner(LightningModule):
         clip_meta_grad_norm: float | None = None,
         accumulate_batches: int = 1,
         tasks_at_once: TasksAtOnce = None,
-        derivation: Literal["sweep", "unrolled"] = "sweep",
+        derivation: Literal["sweep", "unrolled", "joint"] = "sweep",
         compile: bool | Literal["auto"] = False,
     ) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ LAYERS = {
     0: ("episode", "losses", "confidence", "fingerprint", "random_state"),
     1: (
         "inner_rules",
+        "joint_operators",
         "inner_loop",
         "step_sizes",
         "meta_gradient",

@@ -5,6 +5,7 @@ import torch
 
 from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.inner_rules import SGD, InnerRule
+from lightning_maml.meta_gradient import DERIVATIONS
 from lightning_maml.step_sizes import StepSizes
 from tests.cases import CASES, Case, flat, meta_gradient, relative_error
 from tests.naive_maml import naive_meta_gradient
@@ -131,7 +132,7 @@ def test_sweep_agrees_with_a_naive_loop(name: str, first_order: bool) -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 8])
-@pytest.mark.parametrize("derivation", ["sweep", "unrolled"])
+@pytest.mark.parametrize("derivation", DERIVATIONS)
 def test_tasks_at_once_does_not_change_the_result(at_once: int, derivation: str) -> None:
     """A10: chunks of 1, 2, 3 (no divisor) or all of 8 tasks give the same meta-gradient."""
     case = CASES["conv4"]

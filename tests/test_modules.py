@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml import Episode, MetaLearner, maml_loss
+from lightning_maml.meta_gradient import DERIVATIONS
 from lightning_maml.models import with_episode_statistics
 from tests.cases import CASES
 from tests.naive_maml import naive_meta_gradient
@@ -127,7 +128,7 @@ class WithUnused(nn.Module):
         return self.body(x)
 
 
-@pytest.mark.parametrize("derivation", ["sweep", "unrolled"])
+@pytest.mark.parametrize("derivation", DERIVATIONS)
 def test_an_unused_parameter_is_no_obstacle(derivation: str) -> None:
     """A07: adapted value = initial value, meta-gradient 0, the others' as without it."""
     episode, model = regression(width=3), WithUnused()

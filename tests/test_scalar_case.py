@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml import Episode, MetaLearner, maml_loss
+from lightning_maml.meta_gradient import DERIVATIONS
 
 # inner steps: adapted w, query loss, meta-gradient, first-order gradient
 TABLE = {0: (2, 1, 4, 4), 1: (1, 1, -2, -4), 2: (0.5, 4, -2, -8), 3: (0.25, 6.25, -1.25, -10)}
@@ -36,7 +37,7 @@ def number(value: float) -> Tensor:
 
 
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("derivation", ["sweep", "unrolled"])
+@pytest.mark.parametrize("derivation", DERIVATIONS)
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("steps", TABLE)
 def test_every_row(steps: int, first_order: bool, derivation: str, compile: bool) -> None:

@@ -1,12 +1,18 @@
 """This package: each derivation, eager and compiled, with few and with many tasks at once."""
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
+
+import torch
 
 from lightning_maml import MetaLearner
 from lightning_maml.compiling import resolve_compile
 from lightning_maml.meta_gradient import DERIVATIONS
 from peers.workloads import Gradient, Make, Problem, Run, Workload, taken
+
+Context = AbstractContextManager[object]
+"""Of a precision; may be entered again and again."""
 
 
 def ours(problem: Problem, **settings: Any) -> Run:
@@ -46,6 +52,51 @@ def first_order(workload: Workload) -> dict[str, Make]:
         name("first-order", at_once, False): partial(ours, first_order=True, tasks_at_once=at_once)
         for at_once in sizes(workload)
     }
+
+
+def precisions(workload: Workload, device: str) -> dict[str, Make]:
+    """As configured, eager and compiled, in the Trainer's precisions that `device` has; by name."""
+    contexts: dict[str, Context] = {
+        "32-true": nullcontext(),
+        "bf16-mixed": torch.autocast(device, torch.bfloat16),
+    }
+    if device == "cuda":
+        contexts["32-true-tf32"] = _Tf32()
+    return {
+        precision + compile * "-compiled": partial(_within, context, compile)
+        for compile in (False, True)
+        for precision, context in contexts.items()
+    }
+
+
+def _within(context: Context, compile: bool, problem: Problem) -> Run:
+    workload = problem.workload
+    run = ours(
+        problem,
+        derivation=workload.derivation,
+        tasks_at_once=workload.tasks_at_once,
+        compile=compile,
+    )
+
+    def within() -> Gradient:
+        with context:
+            return run()
+
+    return within
+
+
+class _Tf32:
+    """Products and convolutions with inputs of 10 bits; may be entered again and again."""
+
+    def __enter__(self) -> None:
+        self.set(True)
+
+    def __exit__(self, *error: object) -> None:
+        self.set(False)
+
+    @staticmethod
+    def set(allowed: bool) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def name(derivation: str, at_once: int, compile: bool) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from peers.contestants import contestants
-from peers.ours import first_order
+from peers.ours import first_order, precisions
 from peers.workloads import Run, from_config
 
 SCRIPTS = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ class Case:
         )
         source = None if self.learn2learn is None else Path(self.learn2learn)
         makes = contestants(workload, source) | first_order(workload)
-        make = makes[self.contestant]
+        make = (makes | precisions(workload, self.device))[self.contestant]
         return make(workload.problem(self.seed, device=self.device))
 
     def peak_bytes(self) -> int:

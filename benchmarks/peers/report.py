@@ -14,11 +14,13 @@ from peers.contestants import LIBRARIES
 from peers.turns import median_interval
 from quartiles import quartiles
 
+TITLE = "Meta-gradients beside other libraries"
 LEGEND = """\
 `ours-<derivation>-<tasks at once>[-compiled]` is this package; ratios are to its row in bold, which
 is as configured. Milliseconds are medians (and quartiles) over turns, a ratio is the median of the
 ratios within a turn, with the 95% interval of that median from order statistics. Memory is the peak
-above what was held before. Everyone's meta-gradient agreed with ours in float64 and in float32.
+above what was held before. In float32, without TF32. Everyone's
+meta-gradient agreed with ours in float64 and in float32.
 """
 COLUMNS = ("contestant", "ms", "quartiles", "time / ours", "95% interval", "peak MB")
 
@@ -75,7 +77,7 @@ def result(
     return {"ours": ours, "contestants": rows, "not_measured": dict(absent)}
 
 
-def heading(about: Mapping[str, Any]) -> str:
+def heading(about: Mapping[str, Any], title: str = TITLE, legend: str = LEGEND) -> str:
     """Where the numbers come from."""
     git = about["git"] or {"commit": "unknown", "dirty": False}
     facts = [
@@ -83,14 +85,14 @@ def heading(about: Mapping[str, Any]) -> str:
         ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
         f"commit {git['commit'][:10]}{' (changed)' * git['dirty']}",
         about["date"],
-        f"float32 (no TF32), seed {about['seed']}, {about['turns']} turns",
+        f"seed {about['seed']}, {about['turns']} turns",
     ]
     return "\n\n".join(
         [
-            "# Meta-gradients beside other libraries",
+            f"# {title}",
             "; ".join(facts) + ":",
             f"```\n{about['command']}\n```",
-            LEGEND,
+            legend,
         ]
     )
 
