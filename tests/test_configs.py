@@ -126,6 +126,7 @@ TWO_STEPS = [
     "--trainer.log_every_n_steps=1",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
+    "--model.compile=false",
 ]
 
 
@@ -313,7 +314,7 @@ def test_shots_of_omniglot_differ_in_two_keys(setting) -> None:
 
 
 @pytest.mark.parametrize("k_shot", [1, 5])
-def test_ways_of_omniglot_differ_in_seven_keys(k_shot) -> None:
+def test_ways_of_omniglot_differ_in_eight_keys(k_shot) -> None:
     assert differing(f"omniglot_5way_{k_shot}shot", f"omniglot_20way_{k_shot}shot") == {
         "data.n_way",
         "data.meta_batch_size",
@@ -322,6 +323,7 @@ def test_ways_of_omniglot_differ_in_seven_keys(k_shot) -> None:
         "model.inner_steps",
         "model.eval_inner_steps",
         "model.tasks_at_once",
+        "model.compile",
     }
 
 
@@ -349,6 +351,8 @@ def test_generated_characters_differ_from_omniglot_in_data_and_schedule() -> Non
     assert {key for key in keys if not key.startswith("data.")} == {
         "model.meta_lr",
         "model.scheduler.T_max",
+        "model.tasks_at_once",
+        "model.compile",
         "trainer.max_steps",
     }
     settings = load("glyphs_5way_1shot")
