@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.episode_loader import TaskSampler, evaluation_loader, training_loader
 from datamodules.settings import Batches
+from datamodules.varying_sizes import VaryingTasks
 from lightning_maml.episode import Episode, TaskBatch
 
 
@@ -42,8 +43,11 @@ class EpisodicDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Episode | TaskBatch]:
         """`train_batches_per_epoch` batches of `meta_batch_size` new tasks."""
         rank, ranks = self._rank()
+        sampler = self._sampler("train")
+        if isinstance(sampler, VaryingTasks):  # ranks in one step have the same sizes
+            sampler = sampler.in_batches_of(self.batches.meta_batch_size * ranks)
         return training_loader(
-            self._sampler("train"),
+            sampler,
             self.batches.meta_batch_size,
             self.batches.train_batches_per_epoch,
             rank,

@@ -8,7 +8,7 @@ from datamodules.glyph_drawing import SIZE, draw_characters
 from datamodules.image_cache import ClassImages, images_in_memory
 from datamodules.image_episodes import image_tasks
 from datamodules.sampling import SPLITS, check_seed
-from datamodules.settings import Batches, Shots, check_at_least, check_split_sizes
+from datamodules.settings import Batches, Count, Shots, check_at_least, check_split_sizes
 
 
 @final
@@ -20,10 +20,12 @@ class Glyphs(EpisodicDataModule):
     two splits.
 
     Args:
-        n_way: classes per task
-        k_shot: support images per class
-        query_shot: query images per class in training
-        eval_query_shot: the same in validation and test, None for `query_shot`
+        n_way: classes per task; a range, [5, 20], for numbers that every training batch draws anew
+        k_shot: support images per class, or a range
+        query_shot: query images per class in training, or a range
+        eval_n_way: `n_way` in validation and test, None for that of training (if it is no range)
+        eval_k_shot: the same of `k_shot`
+        eval_query_shot: the same of `query_shot`
         meta_batch_size: training tasks per batch (and process)
         eval_batch_size: tasks per evaluation batch
         train_batches_per_epoch: length of an epoch
@@ -41,9 +43,11 @@ class Glyphs(EpisodicDataModule):
 
     def __init__(
         self,
-        n_way: int = 5,
-        k_shot: int = 1,
-        query_shot: int = 1,
+        n_way: Count = 5,
+        k_shot: Count = 1,
+        query_shot: Count = 1,
+        eval_n_way: int | None = None,
+        eval_k_shot: int | None = None,
         eval_query_shot: int | None = None,
         meta_batch_size: int = 16,
         eval_batch_size: int = 20,
@@ -68,7 +72,7 @@ class Glyphs(EpisodicDataModule):
             )
         )
         self.save_hyperparameters()
-        self.shots = Shots(n_way, k_shot, query_shot, eval_query_shot)
+        self.shots = Shots(n_way, k_shot, query_shot, eval_n_way, eval_k_shot, eval_query_shot)
         check_split_sizes("characters", characters)
         check_at_least("drawings", drawings, 2)
         self.characters = characters
