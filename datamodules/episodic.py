@@ -57,11 +57,11 @@ class EpisodicDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Episode | TaskBatch]:
         """The `val_tasks` validation tasks."""
-        return self._evaluation("val", "val_tasks", self.batches.val_tasks)
+        return self._evaluation("val")
 
     def test_dataloader(self) -> DataLoader[Episode | TaskBatch]:
         """The `test_tasks` test tasks."""
-        return self._evaluation("test", "test_tasks", self.batches.test_tasks)
+        return self._evaluation("test")
 
     def predict_dataloader(self) -> DataLoader[Episode | TaskBatch]:
         """The test tasks."""
@@ -79,14 +79,17 @@ class EpisodicDataModule(LightningDataModule):
             query_x=image_as_float(batch.query_x, dtype),
         )
 
-    def _evaluation(self, split: str, name: str, tasks: int) -> DataLoader[Episode | TaskBatch]:
+    def _evaluation(self, split: str) -> DataLoader[Episode | TaskBatch]:
         rank, ranks = self._rank()
+        sampler = self._sampler(split)  # may count the tasks there are
+        name = f"{split}_tasks"
+        tasks: int = getattr(self.batches, name)
         if tasks < ranks:
             raise ValueError(
                 f"`{name}` must be at least {ranks} (one task per process), got {tasks}."
             )
         return evaluation_loader(
-            self._sampler(split),
+            sampler,
             self.batches.eval_batch_size,
             tasks,
             rank,
