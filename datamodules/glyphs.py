@@ -1,6 +1,6 @@
 """Generated characters: images to meta-learn on where there are no files."""
 
-from typing import final
+from typing import Any, final
 
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
@@ -34,6 +34,8 @@ class Glyphs(EpisodicDataModule):
         characters: characters for training, validation and test, as many as one likes
         drawings: images of each character
         alphabet: another number gives other characters; a run's `seed` does not
+        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, colour: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 
@@ -57,6 +59,7 @@ class Glyphs(EpisodicDataModule):
         characters: tuple[int, int, int] = (1200, 100, 400),
         drawings: int = 20,
         alphabet: int = 0,
+        augment: dict[str, Any] | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -69,7 +72,8 @@ class Glyphs(EpisodicDataModule):
                 test_tasks=test_tasks,
                 seed=seed,
                 num_workers=num_workers,
-            )
+            ),
+            augment,
         )
         self.save_hyperparameters()
         self.shots = Shots(n_way, k_shot, query_shot, eval_n_way, eval_k_shot, eval_query_shot)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from datamodules.class_folders import ClassFiles, FolderImages, list_classes, split_folders
 from datamodules.class_splits import ClassSplit
@@ -51,6 +51,8 @@ class ImageFolder(EpisodicDataModule):
         classes: instead of fractions, the names of the classes of `train`, `val` and `test`
         split_seed: which classes the fractions are; `seed` does not move them
         cache_dir: where the read images are kept; None for beside the data
+        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, colour: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 
@@ -79,6 +81,7 @@ class ImageFolder(EpisodicDataModule):
         classes: dict[str, list[str]] | None = None,
         split_seed: int = 0,
         cache_dir: str | None = None,
+        augment: dict[str, Any] | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -91,7 +94,8 @@ class ImageFolder(EpisodicDataModule):
                 test_tasks=test_tasks,
                 seed=seed,
                 num_workers=num_workers,
-            )
+            ),
+            augment,
         )
         self.save_hyperparameters()
         self.shots = Shots(n_way, k_shot, query_shot, eval_n_way, eval_k_shot, eval_query_shot)

@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from datamodules.class_batches import ClassBatches
 from datamodules.download import fetch, zenodo_files
@@ -47,6 +47,8 @@ class MiniImagenet(EpisodicDataModule):
         test_tasks: fixed test tasks
         download: fetch the pickles to `root` from Zenodo if there is no data
         cache_dir: where the read images are kept (1.3 GB); None for beside the data
+        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, colour: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 
@@ -71,6 +73,7 @@ class MiniImagenet(EpisodicDataModule):
         test_tasks: int = 600,
         download: bool = False,
         cache_dir: str | None = None,
+        augment: dict[str, Any] | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -83,7 +86,8 @@ class MiniImagenet(EpisodicDataModule):
                 test_tasks=test_tasks,
                 seed=seed,
                 num_workers=num_workers,
-            )
+            ),
+            augment,
         )
         self.save_hyperparameters()
         self.shots = Shots(n_way, k_shot, query_shot, eval_n_way, eval_k_shot, eval_query_shot)

@@ -1,7 +1,7 @@
 """Omniglot (Sec. 5.2, App. A.1): 1623 characters, each in four rotations as four classes."""
 
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from datamodules.class_folders import ClassFiles, FolderImages, list_classes
 from datamodules.class_splits import split_by_sizes
@@ -44,6 +44,8 @@ class Omniglot(EpisodicDataModule):
         characters: characters for training, validation and test
         download: fetch the data to `root` through torchvision if it is not there
         cache_dir: where the read images are kept; None for beside the data
+        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, colour: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 
@@ -68,6 +70,7 @@ class Omniglot(EpisodicDataModule):
         characters: tuple[int, int, int] = (1100, 100, 423),
         download: bool = False,
         cache_dir: str | None = None,
+        augment: dict[str, Any] | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -80,7 +83,8 @@ class Omniglot(EpisodicDataModule):
                 test_tasks=test_tasks,
                 seed=seed,
                 num_workers=num_workers,
-            )
+            ),
+            augment,
         )
         self.save_hyperparameters()
         check_split_sizes("characters", characters)
