@@ -136,12 +136,9 @@ def _cropped(x: Tensor, crop: int, draws: Tensor) -> Tensor:
     """Each image at its own place in the padded one."""
     height, width = x.shape[-2:]
     top, left = (draws * (2 * crop + 1)).long().clamp(max=2 * crop).unbind(1)
-    rows = top[:, None] + torch.arange(height, device=x.device)
-    columns = left[:, None] + torch.arange(width, device=x.device)
     padded = torch.nn.functional.pad(x, [crop] * 4)
-    images = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1)
-    channels = torch.arange(x.shape[1], device=x.device).view(-1, 1, 1)
-    return padded[images, channels, rows[:, None, :, None], columns[:, None, None, :]]
+    places = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view, [B, C, top, left, H, W]
+    return places[torch.arange(len(x), device=x.device), :, top, left]
 
 
 def _recoloured(x: Tensor, factors: Tensor) -> Tensor:
