@@ -18,7 +18,7 @@ from datamodules.episodic import EpisodicDataModule
 from datamodules.image_reading import ImageSpec
 from datamodules.mini_layouts import find_layout
 from datamodules.omniglot import ROTATIONS, SPEC, _find, _list_characters, split_characters
-from datamodules.settings import Shots
+from datamodules.settings import Sizes
 from lightning_maml import Episode
 
 
@@ -60,7 +60,7 @@ class ImageFiles(Dataset[Tensor]):
 class EpisodeSampler(Sampler[list[int]]):
     """The items of `episodes` tasks: `n_way` classes, `k_shot` and `query_shot` images of each."""
 
-    def __init__(self, classes: Sequence[range], shots: Shots, episodes: int, seed: int) -> None:
+    def __init__(self, classes: Sequence[range], shots: Sizes, episodes: int, seed: int) -> None:
         self.classes, self.shots, self.episodes = classes, shots, episodes
         self.draws = random.Random(seed)
 
@@ -79,7 +79,7 @@ class EpisodeSampler(Sampler[list[int]]):
             yield support + query
 
 
-def as_episode(shots: Shots, images: Sequence[Tensor]) -> Episode:
+def as_episode(shots: Sizes, images: Sequence[Tensor]) -> Episode:
     """The images that `EpisodeSampler` chose for a task, as a batch of one task."""
     support = shots.n_way * shots.k_shot
     x = torch.stack(list(images))[None]
@@ -91,7 +91,7 @@ def as_episode(shots: Shots, images: Sequence[Tensor]) -> Episode:
 
 
 def per_image_loader(
-    files: ImageFiles, shots: Shots, episodes: int, seed: int, num_workers: int
+    files: ImageFiles, shots: Sizes, episodes: int, seed: int, num_workers: int
 ) -> DataLoader[Tensor]:
     """`episodes` training tasks, the usual way; a batch is one task."""
     sampler = EpisodeSampler(files.classes, shots, episodes, seed)
@@ -104,7 +104,7 @@ def per_image_loader(
 
 
 def image_folder_loader(
-    files: ImageFiles, shots: Shots, episodes: int, seed: int, num_workers: int
+    files: ImageFiles, shots: Sizes, episodes: int, seed: int, num_workers: int
 ) -> DataLoader[Tensor]:
     """As many random images as `episodes` tasks have, through torchvision's `ImageFolder`."""
     images = shots.n_way * (shots.k_shot + shots.query_shot)

@@ -186,7 +186,7 @@ def run_loader(case: dict[str, Any]) -> dict[str, Any]:
         for name, make in (("per image", per_image_loader), ("ImageFolder", image_folder_loader)):
             if files is not None:
                 episodes = batches.meta_batch_size * batches.train_batches_per_epoch
-                loader = make(files, data.shots, episodes, batches.seed, workers)
+                loader = make(files, data.shots.bounds("train")[1], episodes, batches.seed, workers)
                 rates.setdefault(name, []).append(rate(loader, lambda _: 1, seconds))
     return {"rates": rates, "about": surroundings(built.trainer)}
 

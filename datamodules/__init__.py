@@ -6,5 +6,14 @@ from datamodules.mini_imagenet import MiniImagenet
 from datamodules.omniglot import Omniglot
 from datamodules.rl_tasks import RLTasks
 from datamodules.sinusoid import Sinusoid
+from datamodules.tensor_tasks import TensorTasks
 
-__all__ = ["Glyphs", "ImageFolder", "MiniImagenet", "Omniglot", "RLTasks", "Sinusoid"]
+__all__ = [
+    "Glyphs",
+    "ImageFolder",
+    "MiniImagenet",
+    "Omniglot",
+    "RLTasks",
+    "Sinusoid",
+    "TensorTasks",
+]

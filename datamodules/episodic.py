@@ -1,14 +1,17 @@
 """What the datamodules share: loaders over tasks, this rank's share, images to floats."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.augmentation import Augmented, AugmentedTasks, augmentation_from
 from datamodules.episode_loader import TaskSampler, evaluation_loader, training_loader
 from datamodules.settings import Batches
+from datamodules.varying_sizes import VaryingTasks
 from lightning_maml.episode import Episode, TaskBatch
 
 
@@ -25,9 +28,10 @@ class EpisodicDataModule(LightningDataModule):
     Trainer's `use_distributed_sampler`.
     """
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Batches, augment: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.batches = batches
+        self.augmentation = augmentation_from(augment)
         self.tasks: dict[str, TaskSampler] = {}
 
     def load_tasks(self) -> dict[str, TaskSampler]:
@@ -42,8 +46,14 @@ class EpisodicDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Episode | TaskBatch]:
         """`train_batches_per_epoch` batches of `meta_batch_size` new tasks."""
         rank, ranks = self._rank()
+        sampler = self._sampler("train")
+        if isinstance(sampler, VaryingTasks):  # ranks in one step have the same sizes
+            sampler = sampler.in_batches_of(self.batches.meta_batch_size * ranks)
+        if self.augmentation is not None:  # an episode again once it is on the device
+            augmented = AugmentedTasks(sampler, self.augmentation, self.batches.seed, "train")
+            sampler = cast(TaskSampler, augmented)
         return training_loader(
-            self._sampler("train"),
+            sampler,
             self.batches.meta_batch_size,
             self.batches.train_batches_per_epoch,
             rank,
@@ -53,36 +63,43 @@ class EpisodicDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Episode | TaskBatch]:
         """The `val_tasks` validation tasks."""
-        return self._evaluation("val", "val_tasks", self.batches.val_tasks)
+        return self._evaluation("val")
 
     def test_dataloader(self) -> DataLoader[Episode | TaskBatch]:
         """The `test_tasks` test tasks."""
-        return self._evaluation("test", "test_tasks", self.batches.test_tasks)
+        return self._evaluation("test")
 
     def predict_dataloader(self) -> DataLoader[Episode | TaskBatch]:
         """The test tasks."""
         return self.test_dataloader()
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Images travel as uint8 and become floats in [0, 1] on the device."""
-        if not isinstance(batch, Episode):
-            return batch
+        """Images travel as uint8; on the device they become floats in [0, 1] and are augmented."""
+        if isinstance(batch, Augmented):
+            assert self.augmentation is not None
+            return self.augmentation(batch._replace(episode=self._in_floats(batch.episode)))
+        return self._in_floats(batch) if isinstance(batch, Episode) else batch
+
+    def _in_floats(self, episode: Episode) -> Episode:
         module = self.trainer.lightning_module if self.trainer else None
         dtype = module.dtype if module is not None else torch.float32
         dtype = dtype if isinstance(dtype, torch.dtype) else torch.float32
-        return batch._replace(
-            support_x=image_as_float(batch.support_x, dtype),
-            query_x=image_as_float(batch.query_x, dtype),
+        return episode._replace(
+            support_x=image_as_float(episode.support_x, dtype),
+            query_x=image_as_float(episode.query_x, dtype),
         )
 
-    def _evaluation(self, split: str, name: str, tasks: int) -> DataLoader[Episode | TaskBatch]:
+    def _evaluation(self, split: str) -> DataLoader[Episode | TaskBatch]:
         rank, ranks = self._rank()
+        sampler = self._sampler(split)  # may count the tasks there are
+        name = f"{split}_tasks"
+        tasks: int = getattr(self.batches, name)
         if tasks < ranks:
             raise ValueError(
                 f"`{name}` must be at least {ranks} (one task per process), got {tasks}."
             )
         return evaluation_loader(
-            self._sampler(split),
+            sampler,
             self.batches.eval_batch_size,
             tasks,
             rank,

@@ -1,6 +1,6 @@
 """Generated characters: images to meta-learn on where there are no files."""
 
-from typing import final
+from typing import Any, final
 
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
@@ -8,7 +8,7 @@ from datamodules.glyph_drawing import SIZE, draw_characters
 from datamodules.image_cache import ClassImages, images_in_memory
 from datamodules.image_episodes import image_tasks
 from datamodules.sampling import SPLITS, check_seed
-from datamodules.settings import Batches, Shots, check_at_least, check_split_sizes
+from datamodules.settings import Batches, Count, Shots, check_at_least, check_split_sizes
 
 
 @final
@@ -20,10 +20,12 @@ class Glyphs(EpisodicDataModule):
     two splits.
 
     Args:
-        n_way: classes per task
-        k_shot: support images per class
-        query_shot: query images per class in training
-        eval_query_shot: the same in validation and test, None for `query_shot`
+        n_way: classes per task; a range, [5, 20], for numbers that every training batch draws anew
+        k_shot: support images per class, or a range
+        query_shot: query images per class in training, or a range
+        eval_n_way: `n_way` in validation and test, None for that of training (if it is no range)
+        eval_k_shot: the same of `k_shot`
+        eval_query_shot: the same of `query_shot`
         meta_batch_size: training tasks per batch (and process)
         eval_batch_size: tasks per evaluation batch
         train_batches_per_epoch: length of an epoch
@@ -32,6 +34,8 @@ class Glyphs(EpisodicDataModule):
         characters: characters for training, validation and test, as many as one likes
         drawings: images of each character
         alphabet: another number gives other characters; a run's `seed` does not
+        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, colour: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 
@@ -41,9 +45,11 @@ class Glyphs(EpisodicDataModule):
 
     def __init__(
         self,
-        n_way: int = 5,
-        k_shot: int = 1,
-        query_shot: int = 1,
+        n_way: Count = 5,
+        k_shot: Count = 1,
+        query_shot: Count = 1,
+        eval_n_way: int | None = None,
+        eval_k_shot: int | None = None,
         eval_query_shot: int | None = None,
         meta_batch_size: int = 16,
         eval_batch_size: int = 20,
@@ -53,6 +59,7 @@ class Glyphs(EpisodicDataModule):
         characters: tuple[int, int, int] = (1200, 100, 400),
         drawings: int = 20,
         alphabet: int = 0,
+        augment: dict[str, Any] | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -65,10 +72,11 @@ class Glyphs(EpisodicDataModule):
                 test_tasks=test_tasks,
                 seed=seed,
                 num_workers=num_workers,
-            )
+            ),
+            augment,
         )
         self.save_hyperparameters()
-        self.shots = Shots(n_way, k_shot, query_shot, eval_query_shot)
+        self.shots = Shots(n_way, k_shot, query_shot, eval_n_way, eval_k_shot, eval_query_shot)
         check_split_sizes("characters", characters)
         check_at_least("drawings", drawings, 2)
         self.characters = characters

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from datamodules.class_folders import ClassFiles, FolderImages, list_classes, split_folders
 from datamodules.class_splits import ClassSplit
@@ -13,7 +13,7 @@ from datamodules.episodic import EpisodicDataModule
 from datamodules.image_cache import ClassImages, cache_folder, cached_images
 from datamodules.image_episodes import check_enough, image_tasks
 from datamodules.image_reading import ImageSpec
-from datamodules.settings import Batches, Shots, check_at_least
+from datamodules.settings import Batches, Count, Shots, check_at_least
 from datamodules.split_checks import check_disjoint_images, check_disjoint_names
 
 SMALLEST = 3  # so many of the smallest classes are named in the summary
@@ -32,10 +32,12 @@ class ImageFolder(EpisodicDataModule):
 
     Args:
         root: the folder
-        n_way: classes per task
-        k_shot: support images per class
-        query_shot: query images per class in training
-        eval_query_shot: the same in validation and test, None for `query_shot`
+        n_way: classes per task; a range, [5, 20], for numbers that every training batch draws anew
+        k_shot: support images per class, or a range
+        query_shot: query images per class in training, or a range
+        eval_n_way: `n_way` in validation and test, None for that of training (if it is no range)
+        eval_k_shot: the same of `k_shot`
+        eval_query_shot: the same of `query_shot`
         meta_batch_size: training tasks per batch (and process)
         eval_batch_size: tasks per evaluation batch
         train_batches_per_epoch: length of an epoch
@@ -49,6 +51,8 @@ class ImageFolder(EpisodicDataModule):
         classes: instead of fractions, the names of the classes of `train`, `val` and `test`
         split_seed: which classes the fractions are; `seed` does not move them
         cache_dir: where the read images are kept; None for beside the data
+        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, colour: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 
@@ -59,9 +63,11 @@ class ImageFolder(EpisodicDataModule):
     def __init__(
         self,
         root: str = "data",
-        n_way: int = 5,
-        k_shot: int = 1,
-        query_shot: int = 1,
+        n_way: Count = 5,
+        k_shot: Count = 1,
+        query_shot: Count = 1,
+        eval_n_way: int | None = None,
+        eval_k_shot: int | None = None,
         eval_query_shot: int | None = None,
         meta_batch_size: int = 4,
         eval_batch_size: int = 4,
@@ -75,6 +81,7 @@ class ImageFolder(EpisodicDataModule):
         classes: dict[str, list[str]] | None = None,
         split_seed: int = 0,
         cache_dir: str | None = None,
+        augment: dict[str, Any] | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -87,10 +94,11 @@ class ImageFolder(EpisodicDataModule):
                 test_tasks=test_tasks,
                 seed=seed,
                 num_workers=num_workers,
-            )
+            ),
+            augment,
         )
         self.save_hyperparameters()
-        self.shots = Shots(n_way, k_shot, query_shot, eval_query_shot)
+        self.shots = Shots(n_way, k_shot, query_shot, eval_n_way, eval_k_shot, eval_query_shot)
         check_at_least("image_size", image_size, 1)
         self.spec = ImageSpec(image_size, channels, invert)
         self.split = ClassSplit(fractions, classes, split_seed)

@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from datamodules.class_batches import ClassBatches
 from datamodules.download import fetch, zenodo_files
@@ -13,7 +13,7 @@ from datamodules.episodic import EpisodicDataModule
 from datamodules.image_cache import ClassImages, cache_folder, cached_images
 from datamodules.image_episodes import image_tasks
 from datamodules.mini_layouts import PLACES, find_layout
-from datamodules.settings import Batches, Shots, check_at_least
+from datamodules.settings import Batches, Count, Shots, check_at_least
 from datamodules.split_checks import check_disjoint_images, check_disjoint_names
 
 ZENODO = "https://zenodo.org"
@@ -32,10 +32,12 @@ class MiniImagenet(EpisodicDataModule):
     Args:
         root: where the data is, as class folders train/ val/ test/, as images/ with train.csv,
             val.csv and test.csv, or as mini-imagenet-cache-{train,val,test}.pkl
-        n_way: classes per task
-        k_shot: support images per class
-        query_shot: query images per class in training
-        eval_query_shot: the same in validation and test, None for `query_shot`
+        n_way: classes per task; a range, [5, 20], for numbers that every training batch draws anew
+        k_shot: support images per class, or a range
+        query_shot: query images per class in training, or a range
+        eval_n_way: `n_way` in validation and test, None for that of training (if it is no range)
+        eval_k_shot: the same of `k_shot`
+        eval_query_shot: the same of `query_shot`
         meta_batch_size: training tasks per batch (and process)
         eval_batch_size: tasks per evaluation batch
         train_batches_per_epoch: length of an epoch
@@ -45,6 +47,8 @@ class MiniImagenet(EpisodicDataModule):
         test_tasks: fixed test tasks
         download: fetch the pickles to `root` from Zenodo if there is no data
         cache_dir: where the read images are kept (1.3 GB); None for beside the data
+        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, colour: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 
@@ -55,9 +59,11 @@ class MiniImagenet(EpisodicDataModule):
     def __init__(
         self,
         root: str = "data",
-        n_way: int = 5,
-        k_shot: int = 1,
-        query_shot: int = 15,
+        n_way: Count = 5,
+        k_shot: Count = 1,
+        query_shot: Count = 15,
+        eval_n_way: int | None = None,
+        eval_k_shot: int | None = None,
         eval_query_shot: int | None = None,
         meta_batch_size: int = 2,
         eval_batch_size: int = 4,
@@ -67,6 +73,7 @@ class MiniImagenet(EpisodicDataModule):
         test_tasks: int = 600,
         download: bool = False,
         cache_dir: str | None = None,
+        augment: dict[str, Any] | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -79,10 +86,11 @@ class MiniImagenet(EpisodicDataModule):
                 test_tasks=test_tasks,
                 seed=seed,
                 num_workers=num_workers,
-            )
+            ),
+            augment,
         )
         self.save_hyperparameters()
-        self.shots = Shots(n_way, k_shot, query_shot, eval_query_shot)
+        self.shots = Shots(n_way, k_shot, query_shot, eval_n_way, eval_k_shot, eval_query_shot)
         if class_batch_size is not None:
             check_at_least("class_batch_size", class_batch_size, 1)
         self.class_batch_size = class_batch_size

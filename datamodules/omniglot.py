@@ -1,7 +1,7 @@
 """Omniglot (Sec. 5.2, App. A.1): 1623 characters, each in four rotations as four classes."""
 
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from datamodules.class_folders import ClassFiles, FolderImages, list_classes
 from datamodules.class_splits import split_by_sizes
@@ -10,7 +10,7 @@ from datamodules.episodic import EpisodicDataModule
 from datamodules.image_cache import ClassImages, cache_folder, cached_images
 from datamodules.image_episodes import image_tasks
 from datamodules.image_reading import ImageSpec
-from datamodules.settings import Batches, Shots, check_split_sizes
+from datamodules.settings import Batches, Count, Shots, check_split_sizes
 
 SPEC = ImageSpec(size=28, channels=1, invert=True)
 ROTATIONS = 4
@@ -30,10 +30,12 @@ class Omniglot(EpisodicDataModule):
 
     Args:
         root: the folder `omniglot-py`, or `images_background` and `images_evaluation`, is in
-        n_way: classes per task
-        k_shot: support images per class
-        query_shot: query images per class in training
-        eval_query_shot: the same in validation and test, None for `query_shot`
+        n_way: classes per task; a range, [5, 20], for numbers that every training batch draws anew
+        k_shot: support images per class, or a range
+        query_shot: query images per class in training, or a range
+        eval_n_way: `n_way` in validation and test, None for that of training (if it is no range)
+        eval_k_shot: the same of `k_shot`
+        eval_query_shot: the same of `query_shot`
         meta_batch_size: training tasks per batch (and process)
         eval_batch_size: tasks per evaluation batch
         train_batches_per_epoch: length of an epoch
@@ -42,6 +44,8 @@ class Omniglot(EpisodicDataModule):
         characters: characters for training, validation and test
         download: fetch the data to `root` through torchvision if it is not there
         cache_dir: where the read images are kept; None for beside the data
+        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, colour: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 
@@ -52,9 +56,11 @@ class Omniglot(EpisodicDataModule):
     def __init__(
         self,
         root: str = "data",
-        n_way: int = 5,
-        k_shot: int = 1,
-        query_shot: int = 1,
+        n_way: Count = 5,
+        k_shot: Count = 1,
+        query_shot: Count = 1,
+        eval_n_way: int | None = None,
+        eval_k_shot: int | None = None,
         eval_query_shot: int | None = None,
         meta_batch_size: int = 32,
         eval_batch_size: int = 20,
@@ -64,6 +70,7 @@ class Omniglot(EpisodicDataModule):
         characters: tuple[int, int, int] = (1100, 100, 423),
         download: bool = False,
         cache_dir: str | None = None,
+        augment: dict[str, Any] | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -76,11 +83,12 @@ class Omniglot(EpisodicDataModule):
                 test_tasks=test_tasks,
                 seed=seed,
                 num_workers=num_workers,
-            )
+            ),
+            augment,
         )
         self.save_hyperparameters()
         check_split_sizes("characters", characters)
-        self.shots = Shots(n_way, k_shot, query_shot, eval_query_shot)
+        self.shots = Shots(n_way, k_shot, query_shot, eval_n_way, eval_k_shot, eval_query_shot)
         self.root = Path(root).expanduser()
         self.characters = characters
         self.download = download

@@ -47,6 +47,19 @@ def uniforms(
     return np.random.Generator(bits).random((tasks, steps * WORDS_PER_STEP))[:, :draws]
 
 
+def uniforms_of_task(seed: int, split: str, task: int, draws: int) -> Floats:
+    """Numbers from U[0, 1) for one task, ``[draws]``, a stream apart from those of `uniforms`.
+
+    The first n are the same however many are drawn.
+
+    Raises:
+        ValueError: for a `seed` that is no 64-bit integer.
+    """
+    key = np.array([check_seed(seed), len(SPLITS) * STREAMS + SPLITS[split]], dtype=np.uint64)
+    bits = np.random.Philox(key=key, counter=task << 64)  # so many steps belong to each task
+    return np.random.Generator(bits).random(draws)
+
+
 def choose_distinct(draws: Floats, population: int | Integers) -> Integers:
     """Distinct indices below `population`, in random order: partial Fisher-Yates shuffles.
 

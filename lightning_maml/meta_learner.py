@@ -31,6 +31,7 @@ from lightning_maml.meta_update import MetaUpdate, OptimizerFactory, SchedulerFa
 from lightning_maml.models.batch_norm import with_episode_statistics
 from lightning_maml.run.callbacks import callbacks_for
 from lightning_maml.run.progress import TaskRate
+from lightning_maml.run.trainer_checks import check_outputs
 from lightning_maml.step_sizes import Learned, StepSizes
 from lightning_maml.task_curve import EvalResult, TaskCurve, curve_values, summarize
 from lightning_maml.tasks_at_once import TasksAtOnce
@@ -296,6 +297,7 @@ class MetaLearner(LightningModule):
         if is_classification(self.loss) and (on_host or self._outputs is None):
             if self._outputs is None:
                 self._outputs = self.engine.output_size(episode.support_x[0])
+                check_outputs(self._trainer, self._outputs)
             check_labels(episode.support_y, self._outputs, "support_y")
             check_labels(episode.query_y, self._outputs, "query_y")
         return episode

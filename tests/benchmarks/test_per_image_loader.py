@@ -9,7 +9,7 @@ from PIL import Image
 
 from datamodules import MiniImagenet, Omniglot, Sinusoid
 from datamodules.episodic import EpisodicDataModule
-from datamodules.settings import Shots
+from datamodules.settings import Sizes
 from per_image_loader import (
     EpisodeSampler,
     ImageFiles,
@@ -89,7 +89,7 @@ def test_pixels_are_ours(data: EpisodicDataModule) -> None:
 def test_a_task_has_distinct_images_of_distinct_classes() -> None:
     """Three of five classes, two and one images of each of their four; support first."""
     classes = [range(4 * number, 4 * number + 4) for number in range(5)]
-    shots = Shots(n_way=3, k_shot=2, query_shot=1)
+    shots = Sizes(n_way=3, k_shot=2, query_shot=1)
     seen = set()
     for items in EpisodeSampler(classes, shots, 50, seed=0):
         assert len(set(items)) == len(items) == 9
