@@ -14,6 +14,7 @@ LAYERS = {
         "inner_rules",
         "inner_loop",
         "step_sizes",
+        "start",
         "meta_gradient",
         "autograd_bridge",
         "context_vector",
