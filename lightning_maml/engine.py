@@ -6,6 +6,7 @@ LightningModule share.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, Literal, NamedTuple
 
@@ -33,12 +34,13 @@ from lightning_maml.meta_gradient import (
     chunks,
     mean_over_tasks,
     over_tasks,
-    per_chunk,
 )
-from lightning_maml.step_sizes import StepSizes
+from lightning_maml.start import MakesTensors, Start, classes_in, per_chunk, started
+from lightning_maml.step_sizes import Schedule, StepSizes
 from lightning_maml.tasks_at_once import TasksAtOnce, check_tasks_at_once, resolve_tasks_at_once
 
 _numbers = count()
+PerTask = Callable[[MetaParams, Episode], MetaGradient]
 NO_STEP_SIZES: Mapping[str, Tensor] = {}
 
 
@@ -111,8 +113,11 @@ class Engine:
         """The same for evaluation, where a module that was frozen after training still adapts."""
         return module_tensors(self.model, self.adapts, self._trainable)
 
-    def output_size(self, x: Tensor) -> int:
-        """Number of outputs: second axis of what the module makes of ``x [examples, ...]``."""
+    def output_size(self, episode: Episode) -> int:
+        """Number of outputs: second axis of what the module makes of a task's examples."""
+        if (n_way := self._n_way(episode.support_y)) is not None:
+            return n_way
+        x = episode.support_x[0]
         with torch.no_grad(), eval_mode(self.model):
             return int(call_without_trace(self.model, x).shape[1])
 
@@ -121,11 +126,9 @@ class Engine:
     ) -> MetaGradient:
         """Meta-loss and meta-gradient of a batch of tasks (Eq. 1, mean over tasks)."""
         tensors, at_once = self.tensors(), self._at_once(episode)
-        key = (loop, at_once, self.model.training)
+        key = (loop, at_once, self.model.training, self._n_way(episode.support_y))
         if key not in self._programs:
-            self._programs[key] = self._program(
-                loop, at_once, episode.support_x[0], episode.support_y[0]
-            )
+            self._programs[key] = self._program(loop, at_once, episode)
         program = self._programs[key]
         with second_derivatives(self.model), errors_explained(at_once, self.derivation):
             return mean_over_tasks(
@@ -156,8 +159,10 @@ class Engine:
         """Query loss and output after 0 .. `loop.steps` inner steps, in eval mode."""
         tensors, at_once = self._evaluated_tensors(), self._at_once(episode)
         loss = task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)
+        start = self._start(tensors, self._n_way(episode.support_y))
 
         def per_task(meta: MetaParams, task: Episode) -> tuple[Tensor, Tensor]:
+            meta = start(meta, task)
             points = [
                 loss(theta, meta.held, task.query_x, task.query_y)
                 for theta in adapt(loop, loss, meta, task)
@@ -182,14 +187,34 @@ class Engine:
         support_y: Tensor,
         step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES,
     ) -> Params:
-        """All parameters of the module, by name, after the inner loop on one task; eval mode."""
+        """All parameters of the module, by name, after the inner loop on one task; eval mode.
+
+        With those that the task made.
+        """
         tensors = self._evaluated_tensors()
         loss = task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)
-        meta = _detached(tensors, step_sizes)
+        start = self._start(tensors, self._n_way(support_y[None]))
         task = Episode(support_x, support_y, support_x, support_y)
         with second_derivatives(self.model), eval_mode(self.model):
+            meta = start(_detached(tensors, step_sizes), task)
             *_, theta = adapt(loop, loss, meta, task)
-        return {n: theta.get(n, p).detach().clone() for n, p in self.model.named_parameters()}
+        after = {**dict(self.model.named_parameters()), **meta.held, **theta}
+        return {name: tensor.detach().clone() for name, tensor in after.items()}
+
+    def _n_way(self, support_y: Tensor) -> int | None:
+        """Number of classes for a module that needs to know; labels ``[tasks, examples]``."""
+        return classes_in(support_y) if isinstance(self.model, MakesTensors) else None
+
+    def _start(self, tensors: ModuleTensors, n_way: int | None) -> Start:
+        constants = tensors.frozen | tensors.buffers
+        return started(self.model, list(tensors.made), constants, n_way)
+
+    def _loss_at_start(
+        self, tensors: ModuleTensors, n_way: int | None, x: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        loss = task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)
+        meta = self._start(tensors, n_way)(_detached(tensors, NO_STEP_SIZES), Episode(x, y, x, y))
+        return loss(meta.adapted, meta.held, x, y)
 
     def _at_once(self, episode: Episode) -> int:
         if self.tasks_at_once != "auto":
@@ -205,20 +230,23 @@ class Engine:
         return self._sizes[key]
 
     def _program(
-        self, loop: InnerLoop, at_once: int, x: Tensor, y: Tensor
+        self, loop: InnerLoop, at_once: int, episode: Episode
     ) -> Callable[..., MetaGradient]:
-        compiled = resolve_compile(self.compile, self.model, x)
-        derivation = self.derivation
+        x, y, n_way = episode.support_x[0], episode.support_y[0], self._n_way(episode.support_y)
+        compiled, derivation = resolve_compile(self.compile, self.model, x), self.derivation
+        tensors = self.tensors()
+        made = list(tensors.made)
         if derivation == "joint" and at_once > 1:
-            tensors = self.tensors()
-            loss = task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)
-            check_joint(lambda x, y: loss(tensors.adapted, tensors.held, x, y), x, y)
+            check_joint(partial(self._loss_at_start, tensors, n_way), x, y)
 
         def program(
             frozen: Params, buffers: Params, meta: MetaParams, chunk: Episode
         ) -> MetaGradient:
             loss = task_loss(self.model, self.loss, frozen, buffers)
-            return per_chunk(derivation, loop, loss, at_once, not compiled)(meta, chunk)
+            start = None
+            if n_way is not None:
+                start = started(self.model, made, {**frozen, **buffers}, n_way)
+            return per_chunk(derivation, loop, loss, start, at_once, not compiled)(meta, chunk)
 
         if not compiled:
             return program
@@ -237,7 +265,7 @@ def maml_loss(
     loss: Loss,
     episode: Episode,
     *,
-    inner_lr: float,
+    inner_lr: Schedule,
     inner_steps: int = 1,
     first_order: bool = False,
     adapts: Sequence[str] = ("*",),
@@ -253,7 +281,7 @@ def maml_loss(
             Stock batch norm must be converted: `lightning_maml.models.with_episode_statistics`.
         loss: ``(output, target) -> scalar`` of one task.
         episode: the tasks, see `Episode`.
-        inner_lr: alpha.
+        inner_lr: alpha, or one for each inner step.
         inner_steps: number of inner updates.
         first_order: take the inner gradients as constants (Sec. 5.2).
         adapts: patterns on parameter names: what the inner loop changes.

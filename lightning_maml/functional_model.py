@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_maml.inner_loop import Params, TaskLoss
 from lightning_maml.losses import Loss
+from lightning_maml.start import MakesTensors
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,23 @@ class ModuleTensors:
         adapted: trainable parameters that the inner loop changes.
         held: trainable parameters that it leaves alone.
         frozen: parameters with `requires_grad=False`.
-        buffers: the module's buffers.
+        buffers: the module's other buffers.
+        made: buffers that each task makes anew (start.py), those adapted; elsewhere none.
+        made_held: those that the inner loop leaves alone.
     """
 
     adapted: Params
     held: Params
     frozen: Params
     buffers: Params
+    made: Params
+    made_held: Params
+
+    @property
+    def stepped(self) -> Params:
+        """All that is adapted; of what is made one row, which its classes share."""
+        rows = {name: t.new_zeros(1, *t.shape[1:]) for name, t in self.made.items()}
+        return self.adapted | rows
 
 
 def module_tensors(
@@ -38,7 +49,7 @@ def module_tensors(
 
     A trainable parameter is adapted if one of the patterns `adapts` (`fnmatch`) matches its name,
     or another name of it where two layers share it. Those named in `also_trainable` count as
-    trainable whatever `requires_grad` says.
+    trainable whatever `requires_grad` says. Buffers that tasks make anew are matched likewise.
 
     Raises:
         ValueError: if a pattern matches no trainable parameter; the message lists them.
@@ -46,13 +57,17 @@ def module_tensors(
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
-    parameters = dict(model.named_parameters())
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    made = (
+        {name: buffers.pop(name) for name in model.made} if isinstance(model, MakesTensors) else {}
+    )
     trainable = {n: p for n, p in parameters.items() if p.requires_grad or n in also_trainable}
+    known = {name: aliases[id(p)] for name, p in trainable.items()} | {n: [n] for n in made}
     matched = {
         pattern: {
             name
-            for name, parameter in trainable.items()
-            if any(fnmatchcase(alias, pattern) for alias in aliases[id(parameter)])
+            for name, names in known.items()
+            if any(fnmatchcase(alias, pattern) for alias in names)
         }
         for pattern in adapts
     }
@@ -60,7 +75,7 @@ def module_tensors(
         if not names:
             raise ValueError(
                 f"`adapts` must be patterns that match trainable parameters of the model, got "
-                f"{pattern!r}, which matches none of {list(trainable)}."
+                f"{pattern!r}, which matches none of {list(known)}."
             )
     if not matched:
         raise ValueError("`adapts` must name at least one pattern, got none.")
@@ -69,7 +84,9 @@ def module_tensors(
         adapted={n: p for n, p in trainable.items() if n in adapted},
         held={n: p for n, p in trainable.items() if n not in adapted},
         frozen={n: p for n, p in parameters.items() if n not in trainable},
-        buffers=dict(model.named_buffers()),
+        buffers=buffers,
+        made={n: t for n, t in made.items() if n in adapted},
+        made_held={n: t for n, t in made.items() if n not in adapted},
     )
 
 
@@ -101,9 +118,10 @@ def second_derivatives(model: nn.Module) -> Iterator[None]:
     """No autograd graph around, and only kernels that can be differentiated twice.
 
     The fused kernels of attention have no second derivative, and a CPU's fused LSTM has none in
-    forward mode.
+    forward mode; eval mode's fused transformer layer has neither, nor a `vmap` rule.
     """
-    fused = torch.backends.mkldnn.enabled
+    fused, fast = torch.backends.mkldnn.enabled, torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
@@ -111,6 +129,7 @@ def second_derivatives(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.backends.mkldnn.enabled = fused
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager

@@ -93,13 +93,21 @@ def _unrolled_loss(
 
 
 def joint(
-    loop: InnerLoop, loss: TaskLoss, tasks_at_once: int
+    loop: InnerLoop,
+    loss: TaskLoss,
+    start: Callable[[MetaParams, Episode], MetaParams] | None,
+    tasks_at_once: int,
 ) -> Callable[[MetaParams, Episode], MetaGradient]:
     """Sums over a chunk's tasks, by reverse mode through the inner loops of all of them at once.
 
-    What the tasks share stays dense, and of their sum only one derivative is taken.
+    What the tasks share stays dense, and of their sum only one derivative is taken. `start` gives
+    where a task's inner loop starts, if not at the meta-parameters (start.py).
     """
-    each = over_tasks(partial(_unrolled_loss, loop, loss), tasks_at_once)
+
+    def of_task(meta: MetaParams, task: Episode) -> tuple[Tensor, TaskReport]:
+        return _unrolled_loss(loop, loss, start(meta, task) if start else meta, task)
+
+    each = over_tasks(of_task, tasks_at_once)
 
     def total(meta: MetaParams, chunk: Episode) -> tuple[Tensor, TaskReport]:
         losses, report = each(meta, chunk)
@@ -272,16 +280,6 @@ def zeros_like(a: Params) -> Params:
 
 DERIVATIONS = ("sweep", "unrolled", "joint")
 PER_TASK: dict[str, Derivation] = {"sweep": sweep, "unrolled": unrolled}
-
-
-def per_chunk(
-    derivation: str, loop: InnerLoop, loss: TaskLoss, tasks_at_once: int, replay: bool
-) -> Callable[[MetaParams, Episode], MetaGradient]:
-    """``(meta, chunk) -> sums over its tasks``, by one of `DERIVATIONS`; `replay`: see `sweep`."""
-    if derivation == "joint":
-        return joint(loop, loss, tasks_at_once)
-    per_task = partial(PER_TASK[derivation], loop, loss, replay=replay)
-    return lambda meta, chunk: summed(over_tasks(per_task, tasks_at_once)(meta, chunk))
 
 
 def over_tasks(per_task: Callable[..., Any], tasks_at_once: int) -> Callable[..., Any]:

@@ -32,7 +32,8 @@ from lightning_maml.models.batch_norm import with_episode_statistics
 from lightning_maml.run.callbacks import callbacks_for
 from lightning_maml.run.progress import TaskRate
 from lightning_maml.run.trainer_checks import check_outputs
-from lightning_maml.step_sizes import Learned, StepSizes
+from lightning_maml.start import MakesTensors
+from lightning_maml.step_sizes import Learned, Schedule, StepSizes, as_floats, evaluation_sizes
 from lightning_maml.task_curve import EvalResult, TaskCurve, curve_values, summarize
 from lightning_maml.tasks_at_once import TasksAtOnce
 from lightning_maml.weights import weights_file
@@ -58,9 +59,11 @@ class MetaLearner(LightningModule):
         metric: likewise, or "accuracy"; ``None``: accuracy for the known losses of class numbers,
             the loss itself for others. Of a function of your own less counts as better, unless it
             has an attribute `higher_is_better` that is true.
-        inner_lr: alpha; acts on `loss` as it is, so mind its reduction.
+        inner_lr: alpha, or one for each inner step (past the end the last one); acts on `loss` as
+            it is, so mind its reduction.
         inner_steps: inner updates in training.
         eval_inner_steps: inner updates in evaluation; ``None`` = `inner_steps`.
+        eval_inner_lr: alpha in evaluation, unless it is learned; ``None`` = `inner_lr`.
         first_order: take the inner gradients as constants.
         adapts: `fnmatch` patterns on ``model.named_parameters()``: what the inner loop changes.
         learn_inner_lr: learn the step sizes as well, see step_sizes.py; ``None`` = fixed.
@@ -83,12 +86,15 @@ class MetaLearner(LightningModule):
         ValueError: naming the argument that is out of range or does not fit.
     """
 
+    _gathered: dict[str, Any] | None = None
+    _outputs: int | None = None
+
     def __init__(
         self,
         model: nn.Module,
         loss: str | Loss | None = None,
         metric: str | Loss | None = None,
-        inner_lr: float = 0.01,
+        inner_lr: Schedule = 0.01,
         inner_steps: int = 1,
         eval_inner_steps: int | None = None,
         first_order: bool = False,
@@ -105,9 +111,11 @@ class MetaLearner(LightningModule):
         tasks_at_once: TasksAtOnce = None,
         derivation: Literal["sweep", "unrolled", "joint"] = "sweep",
         compile: bool | Literal["auto"] = False,
+        eval_inner_lr: Schedule | None = None,
     ) -> None:
         super().__init__()
-        loss, metric, inner_lr = as_import_path(loss), as_import_path(metric), float(inner_lr)
+        loss, metric, inner_lr = as_import_path(loss), as_import_path(metric), as_floats(inner_lr)
+        eval_inner_lr = None if eval_inner_lr is None else as_floats(eval_inner_lr)
         rule, inner_rule = rule_by_name(inner_rule), str(inner_rule)  # plain: see rule_by_name
         self.save_hyperparameters(ignore=_not_plain([model, loss, metric, optimizer, scheduler]))
         self.automatic_optimization = False
@@ -121,6 +129,7 @@ class MetaLearner(LightningModule):
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
         if self.eval_inner_steps < 0:
             raise ValueError(f"`eval_inner_steps` must be >= 0, got {eval_inner_steps}.")
+        self.eval_step_sizes = evaluation_sizes(eval_inner_lr, learn_inner_lr)
         self.engine = Engine(self.model, self.loss, adapts, tasks_at_once, derivation, compile)
         self.inner_lrs = nn.ParameterDict(self._initial_inner_lrs())
         self.meta_update = MetaUpdate(
@@ -128,8 +137,6 @@ class MetaLearner(LightningModule):
             accumulate_batches,
         )  # fmt: skip
         self._batches_since_update = 0
-        self._gathered: dict[str, Any] | None = None
-        self._outputs: int | None = None
         self.curve, self._rate = TaskCurve(), TaskRate()
         self.watched: dict[str, float] = {}
 
@@ -295,16 +302,18 @@ class MetaLearner(LightningModule):
         # Reading the labels of an accelerator would wait for it at every batch.
         on_host = episode.support_y.device.type == "cpu"
         if is_classification(self.loss) and (on_host or self._outputs is None):
-            if self._outputs is None:
-                self._outputs = self.engine.output_size(episode.support_x[0])
-                check_outputs(self._trainer, self._outputs)
+            made_anew = isinstance(self.model, MakesTensors)
+            if self._outputs is None or made_anew:
+                self._outputs = self.engine.output_size(episode)
+                if not made_anew:
+                    check_outputs(self._trainer, self._outputs)
             check_labels(episode.support_y, self._outputs, "support_y")
             check_labels(episode.query_y, self._outputs, "query_y")
         return episode
 
     def _initial_inner_lrs(self) -> dict[str, nn.Parameter]:
-        adapted = self.engine.tensors().adapted
-        initial = self.inner_loop.step_sizes.initial(adapted, self.inner_loop.steps)
+        stepped = self.engine.tensors().stepped
+        initial = self.inner_loop.step_sizes.initial(stepped, self.inner_loop.steps)
         # The names of registered parameters must not contain dots.
         return {name.replace(".", "/"): nn.Parameter(alpha) for name, alpha in initial.items()}
 
@@ -314,7 +323,8 @@ class MetaLearner(LightningModule):
     def _loop(self, inner_steps: int | None) -> InnerLoop:
         """The inner loop of evaluation."""
         steps = self.eval_inner_steps if inner_steps is None else inner_steps
-        return replace(self.inner_loop, steps=steps, step_weights=None)
+        step_sizes = self.eval_step_sizes or self.inner_loop.step_sizes
+        return replace(self.inner_loop, steps=steps, step_sizes=step_sizes, step_weights=None)
 
     def _meta_loss(self, episode: Episode) -> tuple[Tensor, MetaGradient]:
         episode = self._checked(episode)

@@ -1,10 +1,10 @@
-"""Inner step sizes (alpha of Algorithm 1): one fixed number, or learned by the meta-optimizer.
+"""Inner step sizes (alpha of Algorithm 1): one number or one per inner step, fixed or learned.
 
 The paper fixes alpha. Learned forms: Meta-SGD (Li et al. 2017) has one per weight, MAML++
 (Antoniou et al. 2019) one per tensor and inner step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 Learned = Literal["one", "per_tensor", "per_tensor_and_step", "per_weight"]
+Schedule = float | Sequence[float]
+"""A step size, or one for each inner step; steps past the end have the last one."""
 
 
 @dataclass(frozen=True)
@@ -19,31 +21,45 @@ class StepSizes:
     """Where the step size of an adapted tensor at an inner step comes from.
 
     Attributes:
-        inner_lr: the fixed step size, or the value that learned ones start from.
+        inner_lr: the fixed step size, or the value that learned ones start from; or several, one
+            for each inner step. Past their end the last one holds, in training and in evaluation.
         learned: ``None`` (fixed), or how many are learned: ``"one"``, ``"per_tensor"``,
-            ``"per_tensor_and_step"``, ``"per_weight"``.
-        later: the fixed step size of all steps but the first; ``None``: `inner_lr` there, too.
+            ``"per_tensor_and_step"``, ``"per_weight"``. What is learned for all steps together
+            keeps the ratios of several: it is the first step's, and step k takes
+            inner_lr[k] / inner_lr[0] of it. Likewise for steps past the last one learned.
 
     Raises:
-        ValueError: if a step size is negative or not finite, or `learned` is not a known form.
+        ValueError: if a step size is negative or not finite, there is none, or one of several is
+            zero where they are learned, or `learned` is not a known form.
     """
 
-    inner_lr: float
+    inner_lr: Schedule
     learned: Learned | None = None
-    later: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("inner_lr", self.inner_lr), ("later_inner_lr", self.later)):
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"`{name}` must be a finite number >= 0, got {value}.")
+        if isinstance(self.inner_lr, Sequence):
+            object.__setattr__(self, "inner_lr", tuple(self.inner_lr))  # a key of programs
+        if not self._listed or not all(0 <= value < float("inf") for value in self._listed):
+            raise ValueError(
+                f"`inner_lr` must be a finite number >= 0, or several, got {self.inner_lr}."
+            )
         if self.learned is not None and self.learned not in get_args(Learned):
             raise ValueError(
                 f"`learn_inner_lr` must be one of {list(get_args(Learned))} or None, "
                 f"got {self.learned!r}."
             )
+        if self.learned is not None and len(self._listed) > 1 and 0 in self._listed:
+            raise ValueError(
+                "`inner_lr` must have no 0 among several numbers where `learn_inner_lr` is set, "
+                f"got {self.inner_lr}."
+            )
+
+    def fixed(self, step: int) -> float:
+        """The step size of inner step `step` as given: fixed, or the start of a learned one."""
+        return self._listed[min(step, len(self._listed) - 1)]
 
     def initial(self, adapted: Mapping[str, Tensor], inner_steps: int) -> dict[str, Tensor]:
-        """The tensors to learn, all at `inner_lr`; none if fixed.
+        """The tensors to learn, at what `inner_lr` says; none if fixed.
 
         Keys are parameter names, but ``"all"`` for the form ``"one"``. Shapes: ``[]`` ("one",
         "per_tensor"), ``[inner_steps]`` ("per_tensor_and_step"), the parameter's ("per_weight").
@@ -54,29 +70,48 @@ class StepSizes:
             raise ValueError(
                 "`inner_steps` must be at least 1 where `learn_inner_lr` is per step, got 0."
             )
+        first = self.fixed(0)
         if self.learned == "one":
-            return {"all": self._like(next(iter(adapted.values())), ())}
-        shapes = {
-            "per_tensor": lambda p: (),
-            "per_tensor_and_step": lambda p: (inner_steps,),
-            "per_weight": lambda p: tuple(p.shape),
-        }
-        shape = shapes[self.learned]
-        return {name: self._like(p, shape(p)) for name, p in adapted.items()}
+            return {"all": next(iter(adapted.values())).new_tensor(first)}
+        if self.learned == "per_tensor_and_step":
+            steps = [self.fixed(step) for step in range(inner_steps)]
+            return {name: p.new_tensor(steps) for name, p in adapted.items()}
+        if self.learned == "per_tensor":
+            return {name: p.new_tensor(first) for name, p in adapted.items()}
+        return {name: torch.full_like(p, first) for name, p in adapted.items()}
 
     def at(self, learned: Mapping[str, Tensor], name: str, step: int) -> Tensor | float:
-        """Step size of tensor `name` at inner step `step`, broadcastable to the tensor.
-
-        Steps past the last trained one (evaluation may take more) use that one's.
-        """
+        """Step size of tensor `name` at inner step `step`, broadcastable to the tensor."""
         if self.learned is None:
-            return self.later if step and self.later is not None else self.inner_lr
-        if self.learned == "one":
-            return learned["all"]
-        alpha = learned[name]
+            return self.fixed(step)
+        alpha, known = learned["all" if self.learned == "one" else name], 0
         if self.learned == "per_tensor_and_step":
-            return alpha[min(step, alpha.shape[0] - 1)]
-        return alpha
+            known = min(step, alpha.shape[0] - 1)
+            alpha = alpha[known]
+        ratio = 1.0 if step == known else self.fixed(step) / self.fixed(known)
+        return alpha if ratio == 1 else ratio * alpha
 
-    def _like(self, parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return torch.full(shape, self.inner_lr, dtype=parameter.dtype, device=parameter.device)
+    @property
+    def _listed(self) -> tuple[float, ...]:
+        given = self.inner_lr
+        return tuple(given) if isinstance(given, Sequence) else (given,)
+
+
+def evaluation_sizes(inner_lr: Schedule | None, learned: Learned | None) -> StepSizes | None:
+    """Fixed step sizes of evaluation alone; ``None``: those of training.
+
+    Raises:
+        ValueError: if those of training are learned.
+    """
+    if inner_lr is not None and learned is not None:
+        raise ValueError(
+            f"`eval_inner_lr` must be None where `learn_inner_lr` is set, got {inner_lr}."
+        )
+    return None if inner_lr is None else StepSizes(inner_lr)
+
+
+def as_floats(inner_lr: Schedule) -> float | list[float]:
+    """A step size, or several, as plain data."""
+    if isinstance(inner_lr, Sequence):
+        return [float(value) for value in inner_lr]
+    return float(inner_lr)

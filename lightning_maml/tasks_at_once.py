@@ -77,15 +77,9 @@ class _Written(TorchDispatchMode):
 def written_bytes(model: nn.Module, episode: Episode) -> int:
     """Bytes of all results in the forward passes over one task's support and query examples.
 
-    Measured on the support set of the first, in eval mode so that no random number is drawn, but
-    without eval mode's fused attention, which training does not have.
+    Measured on the support set of the first, in eval mode so that no random number is drawn.
     """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with second_derivatives(model), eval_mode(model), _Written() as written:
-            call_without_trace(model, episode.support_x[0])
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with second_derivatives(model), eval_mode(model), _Written() as written:
+        call_without_trace(model, episode.support_x[0])
     support, query = episode.support_x.shape[1], episode.query_x.shape[1]
     return written.bytes * (support + query) // support

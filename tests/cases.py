@@ -145,5 +145,5 @@ def relative_error(a: Tensor, b: Tensor) -> float:
 def meta_gradient(engine: Engine, loop: InnerLoop, episode: Episode) -> MetaGradient:
     """With learned step sizes at their initial values."""
     return engine.meta_gradient(
-        loop, episode, loop.step_sizes.initial(engine.tensors().adapted, loop.steps)
+        loop, episode, loop.step_sizes.initial(engine.tensors().stepped, loop.steps)
     )

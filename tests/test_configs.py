@@ -48,6 +48,16 @@ PAPER |= {  # the same with a shorter schedule, of ours
     "mini_5shot_first_order_short": (5, 15, 0.01, 5, 10, 2, 1_500),
 }
 PAPER |= {"glyphs_5way_1shot": (1, 3, 0.4, 1, 3, 16, 400)}  # ours altogether
+OTHERS = {  # on the paper's data
+    "omniglot_5way_1shot_meta_sgd": (1, 1, 0.01, 1, 1, 32, 60_000),
+    "mini_5shot_meta_sgd": (5, 15, 0.01, 1, 1, 2, 60_000),
+    "mini_5shot_anil": (5, 15, 0.01, 5, 10, 2, 60_000),
+    "mini_5shot_boil": (5, 15, 0.01, 5, 10, 2, 60_000),
+    "mini_5shot_protomaml": (5, 15, 0.01, 5, 10, 2, 60_000),
+    "mini_5shot_resnet12": (5, 15, 0.01, 5, 10, 2, 60_000),
+}
+PAPER |= OTHERS
+FIRST_ORDER = {name for name in PAPER if "first_order" in name} | {"mini_5shot_resnet12"}
 # Sec. 5.1 and App. C.1: the baselines have no inner loop; `inner_lr` is that of validation.
 PRETRAINED = ["sinusoid_oracle", "sinusoid_pretrained"]
 MULTI_TASK = ["sinusoid_multi_task", "sinusoid_multi_task_l2", "sinusoid_multi_task_l2_to_mean"]
@@ -183,7 +193,7 @@ def test_numbers_are_those_of_the_paper(name) -> None:
         config["trainer"]["max_steps"],
     )
     assert model["meta_lr"] == (0.003 if name.startswith("glyphs") else 0.001)
-    assert model["first_order"] == ("first_order" in name)
+    assert model["first_order"] == (name in FIRST_ORDER)
     assert model["clip_meta_grad_value"] == (10.0 if name.startswith("mini") else None)
     assert data["test_tasks"] == 600
 
@@ -250,7 +260,7 @@ def test_the_reward_of_the_text_differs_in_the_reward() -> None:
     assert differing("point", "point_squared") == {"model.environment.reward"}
 
 
-@pytest.mark.parametrize("name", META_LEARNED)
+@pytest.mark.parametrize("name", [name for name in META_LEARNED if name not in OTHERS])
 def test_networks_are_those_of_the_paper(name) -> None:
     config = load(name)
     model, data = config["model"]["init_args"], config["data"]["init_args"]
@@ -344,6 +354,36 @@ def test_short_runs_differ_in_their_schedule(other) -> None:
     settings = load(other)
     updates = settings["model"]["init_args"]["scheduler"]["init_args"]["T_max"]
     assert updates == settings["trainer"]["max_steps"]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("omniglot_5way_1shot_meta_sgd", {"learn_inner_lr", "inner_lr", "eval_inner_steps"}),
+        ("mini_5shot_meta_sgd", {"learn_inner_lr", "inner_steps", "eval_inner_steps"}),
+        ("mini_5shot_anil", {"adapts"}),
+        ("mini_5shot_boil", {"adapts"}),
+        ("mini_5shot_protomaml", set()),
+        ("mini_5shot_resnet12", {"first_order"}),
+    ],
+)
+def test_other_methods_differ_from_maml_in_named_keys(name, keys) -> None:
+    """Beside the network: of Meta-SGD, ANIL and BOIL it is the same."""
+    found = differing(name.rpartition("_")[0].removesuffix("_meta"), name)
+    network = {key for key in found if key.startswith("model.model.")}
+    assert found - network == {f"model.{key}" for key in keys}
+    assert bool(network) == name.endswith(("protomaml", "resnet12"))
+
+
+def test_the_body_of_protomaml_is_the_papers_network() -> None:
+    model = load("mini_5shot_protomaml")["model"]["init_args"]["model"]["init_args"]
+    assert model["body"]["init_args"] == NETWORKS["mini"] | {"n_way": None}
+    assert (model["features"], model["initial"]) == (32 * 5 * 5, "prototypes")
+
+
+def test_meta_sgd_learns_a_step_size_for_each_weight() -> None:
+    for name in ("omniglot_5way_1shot_meta_sgd", "mini_5shot_meta_sgd"):
+        assert load(name)["model"]["init_args"]["learn_inner_lr"] == "per_weight"
 
 
 def test_generated_characters_differ_from_omniglot_in_data_and_schedule() -> None:
@@ -451,11 +491,12 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+SLOW = {"mini_5shot_anil", "mini_5shot_boil", "mini_5shot_meta_sgd", "mini_5shot_resnet12"}
 ALWAYS = {"point", "point_context", "cheetah_direction_oracle", "ant_velocity"}  # of the policies
 RUNS = [
-    pytest.param(name, marks=[pytest.mark.slow] if rl and name not in ALWAYS else [])
+    pytest.param(name, marks=[pytest.mark.slow] if seldom and name not in ALWAYS else [])
     for name in NAMES
-    for rl in [name.startswith(tuple(RL_TASKS))]
+    for seldom in [name.startswith(tuple(RL_TASKS)) or name in SLOW]
 ]
 
 

@@ -15,6 +15,7 @@ LAYERS = {
         "joint_operators",
         "inner_loop",
         "step_sizes",
+        "start",
         "meta_gradient",
         "autograd_bridge",
         "context_vector",

@@ -138,7 +138,7 @@ class PretrainedClassifier(Pretrained):
         """Have a fresh last layer."""
         super().on_validation_epoch_start()
         self._for_tasks()
-        self._use_schedule((self._validation_step_sizes.inner_lr, 0.0))
+        self._use_schedule((self._validation_step_sizes.fixed(0), 0.0))
 
     def on_validation_epoch_end(self) -> None:
         """Log; train on with the layer for all classes."""
@@ -191,7 +191,7 @@ class PretrainedClassifier(Pretrained):
         adapted = self.engine.tensors().adapted
         like = next(iter(adapted.values()))
         steps = torch.arange(max(self.eval_inner_steps, 1)).to(like)
-        sizes = self.inner_loop.step_sizes.inner_lr / (1 + self._decay * steps)
+        sizes = self.inner_loop.step_sizes.fixed(0) / (1 + self._decay * steps)
         return dict.fromkeys(adapted, sizes)
 
 

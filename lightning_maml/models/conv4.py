@@ -37,7 +37,7 @@ class Conv4(nn.Module):
     authors adapt all but the batch-norm offsets: ``adapts: ["*.conv.*", "head.*"]``.
 
     Args:
-        n_way: number of outputs.
+        n_way: number of outputs; ``None``: no linear layer, the output is what it would see.
         in_channels: channels of an image.
         channels: filters of each block.
         image_size: height and width of an image.
@@ -52,7 +52,7 @@ class Conv4(nn.Module):
 
     def __init__(
         self,
-        n_way: int,
+        n_way: int | None,
         in_channels: int = 1,
         channels: int = 64,
         image_size: int = 28,
@@ -81,7 +81,8 @@ class Conv4(nn.Module):
         self.channels_last = not strided
         self.mean = head == "mean"
         last = -(-image_size // 16) if strided else image_size // 16
-        self.head = nn.Linear(channels if self.mean else channels * last**2, n_way)
+        features = channels if self.mean else channels * last**2
+        self.head = nn.Identity() if n_way is None else nn.Linear(features, n_way)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in_channels, image_size, image_size] -> [N, n_way]``."""

@@ -15,9 +15,12 @@ REGULARIZATION: Final = {
     "l2_to_mean": "multi_task_l2_to_mean",
 }
 PARTS: Final = {"model": "network", "policy": "network", "environment": "environment"}
+OTHER_NETWORKS: Final = ("lightning_maml.EpisodeHead", "lightning_maml.ResNet12")
+ADAPTS_A_PART: Final = (["head.*"], ["blocks.*"])  # ANIL and BOIL
 # A MetaLearner with other values than these is a method of its own, not the paper's.
 NOT_MAML: Final = {
     "model.learn_inner_lr": None,
+    "model.eval_inner_lr": None,
     "model.inner_rule": "sgd",
     "model.step_weights": None,
 }
@@ -98,6 +101,10 @@ def _meta_learned(settings: Settings) -> tuple[str | None, str]:
     for name, usual in NOT_MAML.items():
         if settings.get(name, usual) != usual:
             return None, f"{name} {settings[name]!r}: not the paper's method"
+    if settings.get("network") in OTHER_NETWORKS:
+        return None, f"the network {settings['network']} is none of the paper's"
+    if settings.get("model.adapts") in ADAPTS_A_PART:
+        return None, f"model.adapts {settings['model.adapts']!r}: not the paper's method"
     if settings.get("data.task_in_input"):
         return None, "the task in the input belongs to the pretrained oracle"
     if not settings.get("model.inner_steps", 1):

@@ -126,7 +126,7 @@ class MetaPolicy(LightningModule):
         check_shares(discount=discount, gae_lambda=gae_lambda)
         self.policy, self.environment = policy, environment
         check_parts(policy, environment, render)
-        step_sizes = StepSizes(inner_lr, later=later_inner_lr)
+        step_sizes = StepSizes([a for a in (inner_lr, later_inner_lr) if a is not None])
         self.inner_loop = InnerLoop(inner_steps, step_sizes, first_order)
         self.eval_inner_steps, self.trajectories = eval_inner_steps, trajectories
         self.eval_trajectories = trajectories if eval_trajectories is None else eval_trajectories
@@ -196,7 +196,7 @@ class MetaPolicy(LightningModule):
             raise FloatingPointError(
                 f"A policy gave actions that are not finite at meta-update {self.global_step + 1}; "
                 "the weights are those before it. Try a smaller `inner_lr`, now "
-                f"{self.inner_loop.step_sizes.inner_lr}."
+                f"{self.inner_loop.step_sizes.fixed(0)}."
             )
         rollouts = [one.samples.episode for one in acted]
         start = time.perf_counter()

@@ -9,6 +9,7 @@ import torch
 
 FREE = (
     "eval_inner_steps",
+    "eval_inner_lr",
     "tasks_at_once",
     "compile",
     "classify_by",

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from lightning_maml.models import MLP, Conv4, OmniglotDense
+from lightning_maml.models import MLP, Conv4, OmniglotDense, ResNet12
 
 MINI = {
     "in_channels": 3,
@@ -30,6 +31,20 @@ NETS = {
         (7, 5),
         200960 + 32896 + 8256 + 4160 + 512 + 325,
     ),
+    # A block from a to b channels: 9 a b + 2 * 9 b b, shortcut a b, scales and offsets 4 * 2 b;
+    # 512*5 + 5, 640*5 + 5
+    "resnet12": (
+        lambda: ResNet12(5),
+        (2, 3, 84, 84),
+        (2, 5),
+        76_160 + 377_856 + 1_509_376 + 6_033_408 + 2_565,
+    ),
+    "resnet12_wide": (
+        lambda: ResNet12(5, widths=(64, 160, 320, 640)),
+        (2, 3, 32, 48),
+        (2, 5),
+        76_160 + 564_480 + 2_357_760 + 9_425_920 + 3_205,
+    ),
 }
 SMALL = {
     "mlp": (lambda: MLP(1, 2, hidden=(8,)), (1,)),
@@ -39,6 +54,7 @@ SMALL = {
         (2, 20, 20),
     ),
     "dense": (lambda: OmniglotDense(3, image_size=6, hidden=(8, 6)), (1, 6, 6)),
+    "resnet12": (lambda: ResNet12(3, 2, widths=(3, 4, 5, 6)), (2, 17, 33)),
 }
 
 
@@ -130,6 +146,35 @@ def test_names_tell_the_offsets_of_batch_norm_apart(make) -> None:
     offsets = {name for name, _ in make().named_parameters() if ".norm." in name}
     assert len(offsets) == 4
     assert all(name.endswith(".norm.bias") for name in offsets)
+
+
+def test_a_residual_block_is_what_its_formula_says() -> None:
+    """Written anew with torch's functions: leaky ReLU of slope 0.1, then 2x2 max-pooling."""
+    block, x = ResNet12(3, 2, widths=(3, 4, 5, 6)).blocks[0], torch.randn(4, 2, 6, 6)
+    for p in block.parameters():
+        nn.init.normal_(p)
+
+    def convolved(part, x):
+        y = F.conv2d(x, part.conv.weight, padding=part.conv.weight.shape[-1] // 2)
+        var, mean = torch.var_mean(y, (0, 2, 3), correction=0, keepdim=True)
+        y = (y - mean) / (var + 1e-3).sqrt()
+        return y * part.norm.weight.view(1, -1, 1, 1) + part.norm.bias.view(1, -1, 1, 1)
+
+    def leaky(x):
+        return torch.where(x > 0, x, 0.1 * x)
+
+    one, two, three = block.layers
+    inner = convolved(three, leaky(convolved(two, leaky(convolved(one, x)))))
+    expected = F.max_pool2d(leaky(inner + convolved(block.shortcut, x)), 2)
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_without_outputs_conv4_and_resnet12_give_embeddings() -> None:
+    x = torch.randn(2, 3, 84, 84)
+    assert Conv4(None, **MINI)(x).shape == (2, 32 * 5 * 5)
+    net = ResNet12(None, widths=(2, 3, 4, 5))
+    assert net(x).shape == (2, 5)
+    assert {name.partition(".")[0] for name, _ in net.named_parameters()} == {"blocks"}
 
 
 def test_truncated_normal_is_the_authors() -> None:

@@ -38,6 +38,8 @@ def test_every_experiment_was_tried() -> None:
     ("changes", "why"),
     [
         ({"model": learner(inner_steps=1, learn_inner_lr="per_tensor")}, "learn_inner_lr"),
+        ({"model": learner(inner_steps=1, adapts=["head.*"])}, "adapts ['head.*']"),
+        ({"model": learner(net=network("EpisodeHead"), inner_steps=1)}, "EpisodeHead"),
         ({"model": learner(inner_steps=1, inner_rule="adam")}, "inner_rule"),
         ({"model": learner(inner_steps=5, step_weights=[1, 2])}, "step_weights"),
         ({"model": learner(inner_steps=0)}, "inner steps"),
