@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -15,6 +15,13 @@ from lightning_maml.episode import Episode, TaskBatch
 def image_as_float(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 images as floats in [0, 1]; anything else as it is."""
     return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x
+
+
+def dtype_of_model(trainer: Trainer | None) -> torch.dtype:
+    """What the model that `trainer` runs computes in; float32 where there is none."""
+    module = trainer.lightning_module if trainer else None
+    dtype = module.dtype if module is not None else torch.float32
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 class EpisodicDataModule(LightningDataModule):
@@ -67,9 +74,7 @@ class EpisodicDataModule(LightningDataModule):
         """Images travel as uint8 and become floats in [0, 1] on the device."""
         if not isinstance(batch, Episode):
             return batch
-        module = self.trainer.lightning_module if self.trainer else None
-        dtype = module.dtype if module is not None else torch.float32
-        dtype = dtype if isinstance(dtype, torch.dtype) else torch.float32
+        dtype = dtype_of_model(self.trainer)
         return batch._replace(
             support_x=image_as_float(batch.support_x, dtype),
             query_x=image_as_float(batch.query_x, dtype),
