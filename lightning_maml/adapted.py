@@ -44,7 +44,13 @@ class Adapted(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> list[Any]:
-        """The name of the likeliest class of each of ``x [N, ...]``."""
+        """The name of the likeliest class of each of ``x [N, ...]``.
+
+        Raises:
+            ValueError: if the targets were no classes.
+        """
+        if not self.class_names:
+            raise ValueError("`labels` must have been classes, got other targets: call the module.")
         return [self.class_names[number] for number in self(x).argmax(dim=1).tolist()]
 
 

@@ -176,7 +176,7 @@ class MetaLearner(LightningModule):
         inner_steps: int | None = None,
         statistics: Statistics = "support",
     ) -> Adapted:
-        """A module of its own, adapted to the examples of one task; see adapted.py."""
+        """A module adapted to ``images [S, ...]`` of one task and their labels; see adapted.py."""
         loop, sizes = self._loop(inner_steps), self._step_sizes()
         return fast_adapt(self.engine, loop, sizes, images, labels, statistics)
 

@@ -54,6 +54,8 @@ def test_scalar_case(steps: int, w: float) -> None:
     adapted = learner().fast_adapt(one, 0 * one, inner_steps=steps)
     torch.testing.assert_close(adapted(3 * one).squeeze(), number(3 * w), **EXACT)
     assert adapted.class_names == ()
+    with pytest.raises(ValueError, match="`labels` must have been classes"):
+        adapted.predict(one)
 
 
 def test_support_statistics_by_hand() -> None:
