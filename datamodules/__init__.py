@@ -1,5 +1,6 @@
 """Few-shot tasks as Lightning datamodules; see episodic.py for what they have in common."""
 
+from datamodules.few_shot_folder import FewShotFolder
 from datamodules.glyphs import Glyphs
 from datamodules.image_folder import ImageFolder
 from datamodules.mini_imagenet import MiniImagenet
@@ -9,6 +10,7 @@ from datamodules.sinusoid import Sinusoid
 from datamodules.tensor_tasks import TensorTasks
 
 __all__ = [
+    "FewShotFolder",
     "Glyphs",
     "ImageFolder",
     "MiniImagenet",

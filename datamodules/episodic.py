@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -18,6 +18,13 @@ from lightning_maml.episode import Episode, TaskBatch
 def image_as_float(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 images as floats in [0, 1]; anything else as it is."""
     return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x
+
+
+def dtype_of_model(trainer: Trainer | None) -> torch.dtype:
+    """What the model that `trainer` runs computes in; float32 where there is none."""
+    module = trainer.lightning_module if trainer else None
+    dtype = module.dtype if module is not None else torch.float32
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 class EpisodicDataModule(LightningDataModule):
@@ -81,9 +88,7 @@ class EpisodicDataModule(LightningDataModule):
         return self._in_floats(batch) if isinstance(batch, Episode) else batch
 
     def _in_floats(self, episode: Episode) -> Episode:
-        module = self.trainer.lightning_module if self.trainer else None
-        dtype = module.dtype if module is not None else torch.float32
-        dtype = dtype if isinstance(dtype, torch.dtype) else torch.float32
+        dtype = dtype_of_model(self.trainer)
         return episode._replace(
             support_x=image_as_float(episode.support_x, dtype),
             query_x=image_as_float(episode.query_x, dtype),

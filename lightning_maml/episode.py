@@ -3,7 +3,8 @@
 The one thing that data and learners share. Every tensor has a leading task axis.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +47,24 @@ class TaskBatch(NamedTuple):
     def tasks(self) -> int:
         """Number of tasks in the batch."""
         return self.task.shape[0]
+
+
+class Question(NamedTuple):
+    """Examples whose class is to be found, and labelled examples of all classes: one task.
+
+    Attributes:
+        support_x: ``[support examples, ...]``
+        labels: the class name of each
+        query_x: ``[query examples, ...]``
+        files: what to call each of them
+        statistics: of batch norm, see `MetaLearner.fast_adapt`
+    """
+
+    support_x: Tensor
+    labels: Sequence[str]
+    query_x: Tensor
+    files: Sequence[str]
+    statistics: Literal["support", "transductive"]
 
 
 def check_episode(episode: Episode) -> Episode:

@@ -11,8 +11,9 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from lightning_maml.adapted import Adapted, Labels, Statistics, answer, fast_adapt
 from lightning_maml.engine import Engine
-from lightning_maml.episode import Episode, check_episode
+from lightning_maml.episode import Episode, Question, check_episode
 from lightning_maml.fingerprint import task_digests
 from lightning_maml.inner_loop import InnerLoop, Params
 from lightning_maml.inner_rules import InnerRule, rule_by_name
@@ -176,6 +177,17 @@ class MetaLearner(LightningModule):
         loop = self._loop(inner_steps)
         return self.engine.adapt(loop, support_x, episode.support_y[0], self._step_sizes())
 
+    def fast_adapt(
+        self,
+        images: Tensor,
+        labels: Labels,
+        inner_steps: int | None = None,
+        statistics: Statistics = "support",
+    ) -> Adapted:
+        """A module adapted to ``images [S, ...]`` of one task and their labels; see adapted.py."""
+        loop, sizes = self._loop(inner_steps), self._step_sizes()
+        return fast_adapt(self.engine, loop, sizes, images, labels, statistics)
+
     def evaluate(self, episode: Episode, inner_steps: int | None = None) -> EvalResult:
         """Query loss and metric of each task after 0 .. `inner_steps` inner steps; eval mode.
 
@@ -256,9 +268,12 @@ class MetaLearner(LightningModule):
         """As in validation; the digests remember which tasks these were."""
         self.curve.update(self.evaluate(episode), task_digests(episode))
 
-    def predict_step(self, episode: Episode, batch_idx: int) -> Tensor:
-        """Outputs for the query examples after the inner loop: ``[tasks, examples, ...]``."""
-        return self.outputs(episode)[-1]
+    def predict_step(self, batch: Episode | Question, batch_idx: int) -> Tensor:
+        """Outputs for the query examples after the inner loop: ``[tasks, examples, ...]``.
+
+        For a `Question`, the probabilities of its classes: ``[examples, classes]``.
+        """
+        return answer(self, batch) if isinstance(batch, Question) else self.outputs(batch)[-1]
 
     def on_validation_epoch_start(self) -> None:
         """Forget the tasks of the last validation."""

@@ -26,7 +26,7 @@ LAYERS = {
         "meta_update",
     ),
     2: ("models",),
-    3: ("meta_learner", "task_curve", "run", "baselines", "weights", "rl"),
+    3: ("meta_learner", "adapted", "task_curve", "run", "baselines", "weights", "rl"),
     4: ("paper",),
     5: ("__init__",),  # gathers the public names, so no other file imports from it
 }

@@ -128,7 +128,7 @@ class _BatchStatisticsNorm(_Converted):
 
 
 class _RunningStatisticsNorm(_Converted):
-    unused = ("num_batches_tracked",)
+    unused: ClassVar[tuple[str, ...]] = ("num_batches_tracked",)
 
     def forward(self, x: Tensor) -> Tensor:
         mean, var = self.running_mean, self.running_var

@@ -19,12 +19,14 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from lightning_maml.run.answers import AnswerFile, Asks, check_question
 from lightning_maml.run.console import debugging, fail, readable_output, without_boilerplate
 from lightning_maml.run.files import unused_stem
 from lightning_maml.run.folder import run_folder
 from lightning_maml.run.from_checkpoint import (
     RUNS,
     check_model,
+    data_of,
     find_checkpoint,
     read_checkpoint,
     settings_from_python,
@@ -136,6 +138,9 @@ class MetaLearningCLI(LightningCLI):
             base["data"] = data
         first = ["--config", json.dumps({name: base})]
         self.config = parser.parse_args([*first, *args, f"--ckpt_path={path}"])
+        chosen = (self.config[name].get("data") or {}).get("init_args") or {}
+        if "trained_on" in chosen:
+            chosen["trained_on"] = data_of(checkpoint)
         saved = parser.parse_args([*first, name])
         check_model(
             _plain(parser, saved)[name]["model"], _plain(parser, self.config)[name]["model"], path
@@ -178,7 +183,11 @@ class MetaLearningCLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Have the predictions written to a file."""
-        self.trainer.callbacks.append(PredictionFile())  # type: ignore[attr-defined]
+        asks = isinstance(self.datamodule, Asks)
+        if asks:
+            check_question(self.model, self.datamodule)
+        file = AnswerFile() if asks else PredictionFile()
+        self.trainer.callbacks.append(file)  # type: ignore[attr-defined]
 
     def _run_name(self) -> str:
         """The run that the checkpoint is from, where its path says so; else that of the data."""

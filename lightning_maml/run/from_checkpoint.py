@@ -87,6 +87,12 @@ def settings_of(checkpoint: Mapping[str, Any], part: str) -> dict[str, Any] | No
     return {"class_path": hparams.pop("_class_path"), "init_args": hparams}
 
 
+def data_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """As `settings_of` "data", but of one made in Python what it kept, under no class."""
+    hparams = dict(checkpoint.get("datamodule_hyper_parameters") or {})
+    return settings_of(checkpoint, "data") or {"class_path": None, "init_args": hparams}
+
+
 def settings_from_python(
     checkpoint: Mapping[str, Any], path: Path, given: dict[str, Any] | None
 ) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""What images a network was trained on, from the data settings in its checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from datamodules import glyph_drawing, mini_layouts, omniglot
+from datamodules.image_reading import ImageSpec
+
+# Settings that the datamodules of these names do not have, as they are always the same. Generated
+# characters are no files: whether yours are to be inverted is yours to say.
+FIXED: Mapping[str, Mapping[str, Any]] = {
+    "Omniglot": {"image_size": omniglot.SPEC.size, "channels": 1, "invert": omniglot.SPEC.invert},
+    "MiniImagenet": {"image_size": mini_layouts.SPEC.size, "channels": 3, "invert": False},
+    "Glyphs": {"image_size": glyph_drawing.SIZE, "channels": 1},
+}
+
+
+def spec_of_training(
+    trained_on: Mapping[str, Any],
+    image_size: int | None = None,
+    channels: int | None = None,
+    invert: bool | None = None,
+) -> ImageSpec:
+    """What images must become for a network trained on `trained_on`.
+
+    Args:
+        trained_on: ``class_path`` (None if unknown) and ``init_args`` of the training data.
+        image_size: as given by the user, so are the other two; None for as in training.
+        channels: 1 or 3.
+        invert: None where training does not say: false.
+
+    Raises:
+        ValueError: naming the setting that differs from training, or that neither gives.
+    """
+    name = str(trained_on.get("class_path") or "").rpartition(".")[2]
+    known = {**(trained_on.get("init_args") or {}), **FIXED.get(name, {})}
+    settings: dict[str, Any] = {}
+    given = {"image_size": image_size, "channels": channels, "invert": invert}
+    for key, value in given.items():
+        trained = known.get(key)
+        if None not in (trained, value) and trained != value:
+            raise ValueError(f"`{key}` must be {trained}, as in training, got {value}.")
+        settings[key] = trained if value is None else value
+    missing = [key for key in ("image_size", "channels") if settings[key] is None]
+    if missing:
+        raise ValueError(
+            f"`{missing[0]}` must be given: the checkpoint does not say what images it was trained "
+            "on."
+        )
+    return ImageSpec(settings["image_size"], settings["channels"], bool(settings["invert"]))
