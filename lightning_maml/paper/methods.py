@@ -14,6 +14,12 @@ REGULARIZATION: Final = {
     "l2": "multi_task_l2",
     "l2_to_mean": "multi_task_l2_to_mean",
 }
+# Methods without an inner loop, by the network of a lightning_maml.EpisodicLearner.
+EPISODIC: Final = {
+    "lightning_maml.MatchingNets": "matching",
+    "lightning_maml.PrototypicalNets": "prototypical",
+    "lightning_maml.SiameseNets": "siamese",
+}
 PARTS: Final = {"model": "network", "policy": "network", "environment": "environment"}
 # A MetaLearner with other values than these is a method of its own, not the paper's.
 NOT_MAML: Final = {
@@ -76,6 +82,10 @@ def method_of(settings: Settings) -> tuple[str | None, str]:
     if learner == "lightning_maml.PretrainedClassifier":
         how = settings.get("model.classify_by")
         return (how, "") if how in CLASSIFY_BY else (None, f"classify_by {how!r} is unknown")
+    if learner == "lightning_maml.EpisodicLearner":
+        network = settings.get("network")
+        method = EPISODIC.get(str(network))
+        return method, "" if method else f"the method {network} is none of the table's"
     return None, f"the learner {learner} is none of the paper's"
 
 
