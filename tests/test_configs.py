@@ -61,12 +61,27 @@ EPISODIC = {
     for n_way, tasks in ((5, 8), (20, 2))
     for k_shot in (1, 5)
 }
+EPISODIC |= {f"omniglot_5way_{k}shot_mann": (k, 5, 16, 100_000, 0.001) for k in (1, 5)}
+EPISODIC |= {
+    f"omniglot_{n_way}way_{k}shot_memory_module": (k, 5, 16, 100_000, 0.0001)
+    for n_way in (5, 20)
+    for k in (1, 5)
+}
+EPISODIC |= {
+    f"omniglot_{n_way}way_{k}shot_statistician": (k, 5, tasks, 150_000, 0.001)
+    for n_way, tasks in ((5, 6), (20, 2))
+    for k in (1, 5)
+}
 EPISODIC |= {f"mini_{k}shot_matching": (k, 15, 1, 75_000, 0.0001) for k in (1, 5)}
+EPISODIC |= {
+    "mini_1shot_meta_lstm": (1, 15, 1, 75_000, 0.001),
+    "mini_5shot_meta_lstm": (5, 15, 1, 50_000, 0.001),
+}
 EPISODIC |= {f"mini_{k}shot_prototypical": (k, 15, 4, 20_000, 0.001) for k in (1, 5)}
 EPISODIC |= {
-    f"{name}_short": (k_shot, queries, tasks, 1_000, rate)
-    for name, (k_shot, queries, tasks, _, rate) in EPISODIC.items()
-    if "_5way_" in name
+    f"{name}_short": (k_shot, queries, 2, 2_000, rate)
+    for name, (k_shot, queries, _, _, rate) in EPISODIC.items()
+    if "_5way_" in name and name.endswith(("matching", "prototypical", "siamese"))
 }
 # Sec. 5.3, App. A.2 and the authors' code: tasks, trajectories, steps of an episode, alpha, inner
 # steps in evaluation, meta-updates.
@@ -219,8 +234,21 @@ def test_other_systems_have_the_numbers_of_the_table(name) -> None:
         model["meta_lr"],
     )
     assert data["n_way"] == n_way(name)
-    mini, ravi = name.startswith("mini"), name.startswith("mini") and name.endswith("matching")
+    evaluated = data.get("eval_query_shot") or data["query_shot"]
+    maml = load(re.sub(r"shot_.*", "shot", name))["data"]["init_args"]
+    assert (evaluated, data["test_tasks"]) == (maml["query_shot"], maml["test_tasks"])
     method = model["model"]["init_args"]
+    if name.endswith("meta_lstm"):
+        assert method["model"]["init_args"] == NETWORKS["mini"] | {"n_way": 5}
+        assert (method["steps"], model["clip_meta_grad_norm"]) == (
+            12 if "1shot" in name else 8,
+            0.25,
+        )
+    if name.endswith(
+        ("meta_lstm", "mann", "statistician")
+    ):  # which have no convolutions of this kind
+        return
+    mini, ravi = name.startswith("mini"), name.startswith("mini") and name.endswith("matching")
     assert method["encoder"]["init_args"] == {
         "in_channels": 3 if mini else 1,
         "channels": 64,
@@ -228,9 +256,6 @@ def test_other_systems_have_the_numbers_of_the_table(name) -> None:
     }
     if "matching" in name:
         assert (method["distance"], method["context_steps"]) == ("cosine", 3 if ravi else 0)
-    evaluated = data.get("eval_query_shot") or data["query_shot"]
-    maml = load(re.sub(r"shot_.*", "shot", name))["data"]["init_args"]
-    assert (evaluated, data["test_tasks"]) == (maml["query_shot"], maml["test_tasks"])
 
 
 @pytest.mark.parametrize("name", [name for name in EPISODIC if name.endswith("_short")])
@@ -238,6 +263,7 @@ def test_short_runs_of_other_systems_differ_in_their_schedule(name) -> None:
     schedule = {"class_path", "step_size", "gamma", "T_max"}
     assert differing(name.removesuffix("_short"), name) == {
         "trainer.max_steps",
+        "data.meta_batch_size",
         *(f"model.scheduler.{key}" for key in schedule),
     }
     config = load(name)
@@ -508,7 +534,12 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 ALWAYS = {"point", "point_context", "cheetah_direction_oracle", "ant_velocity"}  # of the policies
 ALWAYS |= {"omniglot_20way_5shot_siamese", "omniglot_5way_1shot_prototypical_short"}
-ALWAYS |= {"mini_1shot_matching"}
+ALWAYS |= {
+    "mini_1shot_matching",
+    "omniglot_5way_1shot_mann",
+    "omniglot_5way_5shot_memory_module",
+    "mini_1shot_meta_lstm",
+}
 RUNS = [
     pytest.param(name, marks=[pytest.mark.slow] if many and name not in ALWAYS else [])
     for name in NAMES

@@ -4,12 +4,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.models.batch_norm import EpisodeBatchNorm
+
 # T tasks, S support and Q query examples of a task, D features, N classes
 
 
 def class_count(labels: Tensor) -> int:
     """Number of classes of tasks whose support labels ``[T, S]`` hold each of 0 .. N - 1."""
     return int(labels.max()) + 1
+
+
+def checked_encoder(encoder: nn.Module) -> nn.Module:
+    """The encoder itself: it embeds examples of several tasks at once.
+
+    Raises:
+        ValueError: naming `encoder`, if it would normalise them together.
+    """
+    mixing = [name for name, m in encoder.named_modules() if isinstance(m, EpisodeBatchNorm)]
+    if mixing:
+        raise ValueError(
+            f"`encoder` must not normalise tasks together, got {mixing[0]!r}, an EpisodeBatchNorm; "
+            "use torch's batch norm, which keeps running statistics for evaluation."
+        )
+    return encoder
 
 
 def embedded(encoder: nn.Module, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,6 @@ from lightning_maml.inner_loop import Params
 from lightning_maml.losses import check_labels
 from lightning_maml.meta_learner import MetaLearner
 from lightning_maml.meta_update import OptimizerFactory, SchedulerFactory
-from lightning_maml.models.batch_norm import EpisodeBatchNorm
 from lightning_maml.task_curve import EvalResult
 
 
@@ -75,14 +74,14 @@ class EpisodicLearner(MetaLearner):
         forget_settings_of_the_base(self)
 
     def adapt(self, support_x: Tensor, support_y: Tensor, inner_steps: int | None = None) -> Params:
-        """There are no adapted weights.
+        """There is no inner loop of the learner's.
 
         Raises:
             ValueError: always.
         """
         raise ValueError(
-            f"`adapt` is for models with an inner loop, got {type(self.model).__name__}, which "
-            "keeps its weights; use `outputs`."
+            "`adapt` is for learners with an inner loop, got a method without, "
+            f"{type(self.model).__name__}; use `outputs`."
         )
 
     def outputs(self, episode: Episode, inner_steps: int | None = None) -> Tensor:
@@ -142,10 +141,4 @@ def _check_method(model: nn.Module) -> None:
         raise ValueError(
             "`model` must be a method with `training_loss`, such as those of "
             f"lightning_maml.baselines, got {type(model).__name__}."
-        )
-    mixing = [name for name, m in model.named_modules() if isinstance(m, EpisodeBatchNorm)]
-    if mixing:
-        raise ValueError(
-            f"`model` must not normalise tasks together, got {mixing[0]!r}, an EpisodeBatchNorm; "
-            "use torch's batch norm, which keeps running statistics for evaluation."
         )

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml.baselines.embedded_sets import (
+    checked_encoder,
     class_log_sums,
     embedded,
     negative_log_likelihood,
@@ -94,7 +95,7 @@ class MatchingNets(nn.Module):
             raise ValueError(f"`context_steps` must be at least 0, got {context_steps}.")
         if context_steps and features is None:
             raise ValueError("`features` must be given with `context_steps` > 0, got None.")
-        self.encoder, self.distance = encoder, distance
+        self.encoder, self.distance = checked_encoder(encoder), distance
         self.context = FullContext(features, context_steps) if context_steps and features else None
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:

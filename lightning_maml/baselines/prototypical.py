@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml.baselines.embedded_sets import (
+    checked_encoder,
     class_count,
     embedded,
     negative_log_likelihood,
@@ -31,7 +32,7 @@ class PrototypicalNets(nn.Module):
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = checked_encoder(encoder)
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Log-probabilities of the classes, ``[T, Q, N]``."""

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_maml.baselines.embedded_sets import class_log_sums, embedded
+from lightning_maml.baselines.embedded_sets import checked_encoder, class_log_sums, embedded
 from lightning_maml.episode import Episode
 
 ClassScore = Literal["mean", "nearest"]
@@ -35,7 +35,7 @@ class SiameseNets(nn.Module):
             raise ValueError(
                 f"`class_score` must be one of {list(get_args(ClassScore))}, got {class_score!r}."
             )
-        self.encoder, self.class_score = encoder, class_score
+        self.encoder, self.class_score = checked_encoder(encoder), class_score
         self.same = nn.Linear(features, 1)
 
     def pair_logits(self, query: Tensor, support: Tensor) -> Tensor:

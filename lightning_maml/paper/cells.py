@@ -258,7 +258,15 @@ EXPERIMENTS: Final = {
             for n_way in (5, 20)
             for k in (1, 5)
         ),
+        *(_episodic(_omniglot(5, k), "mann", 100_000) for k in (1, 5)),
+        *(
+            _episodic(_omniglot(n_way, k), method, updates)
+            for method, updates in (("statistician", 150_000), ("memory_module", 100_000))
+            for n_way in (5, 20)
+            for k in (1, 5)
+        ),
         *(_episodic(_mini(k), "matching", 75_000) for k in (1, 5)),
+        *(_episodic(_mini(k), "meta_lstm", 75_000 if k == 1 else 50_000) for k in (1, 5)),
         *(_episodic(_mini(k), "prototypical") for k in (1, 5)),
         *(_rl(task, method) for task in RL_TASKS for method in RL_METHODS),
         _rl("point", "context"),
@@ -286,8 +294,11 @@ def _ways_and_shots(method: str) -> tuple[Source, ...]:
 SOURCES: Final[dict[str, dict[str, tuple[Source, ...]]]] = {
     "table1.omniglot": {
         "MAML, no conv": _shots("omniglot_5way_{k}shot_dense", 3),
+        "MANN, no conv": _shots("omniglot_5way_{k}shot_mann", LAST),
         "Siamese nets": _ways_and_shots("siamese"),
         "matching nets": _ways_and_shots("matching"),
+        "neural statistician": _ways_and_shots("statistician"),
+        "memory module": _ways_and_shots("memory_module"),
         "MAML": (*_shots("omniglot_5way_{k}shot", 3), *_shots("omniglot_20way_{k}shot", 5)),
     },
     "table1.omniglot_prototypical": {"prototypical nets": _ways_and_shots("prototypical")},
@@ -295,6 +306,7 @@ SOURCES: Final[dict[str, dict[str, tuple[Source, ...]]]] = {
         "fine-tuning": _shots("mini_{k}shot_fine_tuning", LAST),
         "nearest neighbour": _shots("mini_{k}shot_nearest_neighbour", LAST),
         "matching nets": _shots("mini_{k}shot_matching", LAST),
+        "meta-learner LSTM": _shots("mini_{k}shot_meta_lstm", LAST),
         "first-order MAML": _shots("mini_{k}shot_first_order", 10),
         "MAML": _shots("mini_{k}shot", 10),
     },

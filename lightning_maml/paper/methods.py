@@ -16,7 +16,11 @@ REGULARIZATION: Final = {
 }
 # Methods without an inner loop, by the network of a lightning_maml.EpisodicLearner.
 EPISODIC: Final = {
+    "lightning_maml.MANN": "mann",
     "lightning_maml.MatchingNets": "matching",
+    "lightning_maml.MemoryModule": "memory_module",
+    "lightning_maml.MetaLSTM": "meta_lstm",
+    "lightning_maml.NeuralStatistician": "statistician",
     "lightning_maml.PrototypicalNets": "prototypical",
     "lightning_maml.SiameseNets": "siamese",
 }

@@ -18,7 +18,7 @@ from lightning_maml.baselines import (
 from lightning_maml.baselines.embedded_sets import class_log_sums
 from lightning_maml.baselines.matching import FullContext, similarities
 from lightning_maml.baselines.prototypical import prototypes
-from lightning_maml.models import ConvEmbedding
+from lightning_maml.models import Conv4, ConvEmbedding
 
 FEATURES = 6
 
@@ -261,7 +261,7 @@ def labels_without(number: int) -> Episode:
         (lambda: SiameseNets(nn.Identity(), 2, "median"), "`class_score` must be one of"),
         (lambda: learner().outputs(labels_without(1)), "`support_y` must hold each of the classes"),
         (lambda: learner().outputs(tasks(1), inner_steps=2), "`inner_steps` must be 0"),
-        (lambda: learner().adapt(*tasks(1)[:2]), "`adapt` is for models with an inner loop"),
+        (lambda: learner().adapt(*tasks(1)[:2]), "`adapt` is for learners with an inner loop"),
         (lambda: PrototypicalNets(nn.Unflatten(1, (2, 3)))(*tasks(1)[:3]), "`encoder` must return"),
     ],
 )  # fmt: skip
@@ -275,7 +275,5 @@ def learner() -> EpisodicLearner:
 
 
 def test_tasks_may_not_be_normalised_together() -> None:
-    from lightning_maml.models import Conv4
-
-    with pytest.raises(ValueError, match=r"`model` must not normalise tasks together.*norm'"):
-        EpisodicLearner(PrototypicalNets(Conv4(5)))
+    with pytest.raises(ValueError, match=r"`encoder` must not normalise tasks together.*norm'"):
+        PrototypicalNets(Conv4(5))

@@ -80,7 +80,7 @@ def settings() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         found[f"mini_{k}shot_nearest_neighbour"] = classifier("nearest_neighbour"), data
     for base in [name for name in found if re.fullmatch(r"(omniglot_.*|mini)_\dshot", name)]:
         for method, net in EPISODIC.items():
-            if base.startswith("omniglot") or method != "siamese":
+            if base.startswith(EPISODIC_ON.get(method, "omniglot")):
                 solving = learner("EpisodicLearner", network(net, "baselines"))
                 found[f"{base}_{method}"] = solving, found[base][1]
     for task, environment in ENVIRONMENTS.items():
@@ -91,9 +91,20 @@ def settings() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
 
 
 EPISODIC = {
+    "mann": "MANN",
+    "meta_lstm": "MetaLSTM",
+    "memory_module": "MemoryModule",
+    "statistician": "NeuralStatistician",
     "siamese": "SiameseNets",
     "matching": "MatchingNets",
     "prototypical": "PrototypicalNets",
+}
+IMAGES = ("omniglot", "mini")
+EPISODIC_ON = {
+    "mann": "omniglot_5way",
+    "meta_lstm": "mini",
+    "matching": IMAGES,
+    "prototypical": IMAGES,
 }
 ENVIRONMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "point": ("Point", {"reward": "distance", "horizon": 100}),
