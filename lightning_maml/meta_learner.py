@@ -120,7 +120,7 @@ class MetaLearner(LightningModule):
         rule, inner_rule = rule_by_name(inner_rule), str(inner_rule)  # plain: see rule_by_name
         self.save_hyperparameters(ignore=_not_plain([model, loss, metric, optimizer, scheduler]))
         self.automatic_optimization = False
-        self.model = with_episode_statistics(model)
+        self.model = self._with_batch_norm(model)
         self.loss = by_name(loss, LOSSES, "loss")
         self.metric_name, self.metric = metric_for(self.loss, metric)
         weights = None if step_weights is None else tuple(step_weights)
@@ -256,7 +256,8 @@ class MetaLearner(LightningModule):
             self._batches_since_update = 0
             norm = self._update(loss)
             if before is not None:
-                self._log_training(episode, before, result, norm)
+                values = self._training_values(episode, before, result)
+                self._log_training(values | {"meta_grad_norm": norm})
 
     def validation_step(self, episode: Episode, batch_idx: int) -> None:
         """Adapt to each task and collect the curves over inner steps."""
@@ -302,6 +303,9 @@ class MetaLearner(LightningModule):
         return worst_of(self.metric, self.loss)
 
     # -- internals ------------------------------------------------------------------------------
+
+    def _with_batch_norm(self, model: nn.Module) -> nn.Module:
+        return with_episode_statistics(model)
 
     def _optimizer(self) -> LightningOptimizer:
         optimizer = self.optimizers()
@@ -353,9 +357,7 @@ class MetaLearner(LightningModule):
             raise FloatingPointError(
                 f"The meta-loss ({loss.item():.4g}) or its gradient (norm {norm.item():.4g}) is "
                 f"not finite at meta-update {self.global_step + 1}; the weights are those before "
-                f"it. The inner loop may diverge: try a smaller `inner_lr`, now "
-                f"{self.inner_loop.step_sizes.inner_lr}, or fewer `inner_steps`, now "
-                f"{self.inner_loop.steps}."
+                f"it. {self._remedy()}"
             )
         optimizer.step()
         optimizer.zero_grad()
@@ -364,18 +366,26 @@ class MetaLearner(LightningModule):
             scheduler.step()
         return norm
 
-    def _log_training(
-        self, episode: Episode, before: EvalResult, result: MetaGradient, norm: Tensor
-    ) -> None:
+    def _remedy(self) -> str:
+        return (
+            f"The inner loop may diverge: try a smaller `inner_lr`, now "
+            f"{self.inner_loop.step_sizes.inner_lr}, or fewer `inner_steps`, now "
+            f"{self.inner_loop.steps}."
+        )
+
+    def _training_values(
+        self, episode: Episode, before: EvalResult, result: MetaGradient
+    ) -> dict[str, Tensor]:
         name, report = self.metric_name, result.report
-        values = {
+        return {
             "loss_before": before.loss.mean(),
             "loss": result.loss,
             f"{name}_before": before.metric.mean(),
             name: self._per_task_metric(report.query_output, episode).mean(),
             "support_loss_before": report.support_loss.mean(),
-            "meta_grad_norm": norm,
         }
+
+    def _log_training(self, values: dict[str, Tensor]) -> None:
         mean = self.trainer.strategy.reduce(
             torch.stack([*values.values()]).float(), reduce_op="mean"
         )

@@ -1,12 +1,12 @@
 """Pretraining on all tasks, then fine-tuning with a tuned step size (Sec. 5.1; App. C.1)."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
 
+from lightning_maml.baselines.own_settings import forget_settings_of_the_base
 from lightning_maml.baselines.tuning import (
     Tuning,
     check_step_sizes,
@@ -78,7 +78,7 @@ class Pretrained(MetaLearner):
             optimizer=optimizer, scheduler=scheduler, clip_meta_grad_value=clip_meta_grad_value,
             clip_meta_grad_norm=clip_meta_grad_norm, tasks_at_once=tasks_at_once, compile=compile,
         )  # fmt: skip
-        self._forget_settings_of_the_base()
+        forget_settings_of_the_base(self)
         self.fine_tuning_lrs = check_step_sizes(fine_tuning_lrs)
         self.higher_is_better = higher_is_better(self.metric, self.loss)
         self._validation_step_sizes = self.inner_loop.step_sizes
@@ -115,10 +115,3 @@ class Pretrained(MetaLearner):
 
     def _use(self, step_sizes: StepSizes) -> None:
         self.inner_loop = replace(self.inner_loop, step_sizes=step_sizes)
-
-    def _forget_settings_of_the_base(self) -> None:
-        """Lightning keeps the arguments of both constructors; a checkpoint must hold its own."""
-        base, own = (inspect.signature(c.__init__).parameters for c in (MetaLearner, type(self)))
-        for name in base.keys() - own.keys():
-            for kept in (self.hparams, self.hparams_initial):
-                kept.pop(name, None)

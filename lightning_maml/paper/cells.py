@@ -19,7 +19,8 @@ class Experiment:
         method: see methods.py
         needs: settings that tell it from other experiments of the method; None: any result
         paper: the paper's settings; a result that has others is shown with them
-        updates: the paper's number of meta-updates; None where it gives none
+        updates: the paper's number of meta-updates, of other systems that of the full config; None
+            where there is none
         config: name of the file in configs/, without its ending
         checkpoint: of a run, the one that is tested: "best" on the validation tasks, or "last";
             empty where nothing is trained
@@ -187,6 +188,20 @@ def _classifier(k_shot: int, method: str) -> Experiment:
     return replace(one, config="mini_classifier", updates=30_000, paper={}, test_flags=tuple(flags))
 
 
+def _episodic(like: Experiment, method: str, updates: int = 20_000) -> Experiment:
+    """Another system of Table 1, or prototypical nets, on the tasks of an experiment."""
+    name = f"{like.name}_{method}"
+    return replace(
+        like,
+        name=name,
+        method=method,
+        needs={key: value for key, value in like.needs.items() if key != "network"},
+        config=name,
+        updates=updates,
+        paper={"network.distance": "cosine"} if method == "matching" else {},
+    )
+
+
 def _rl(task: str, method: str) -> Experiment:
     """Sec. 5.3, App. A.2; the authors' numbers of meta-updates, and the step sizes they tuned."""
     name = experiment_name(task, method)
@@ -237,6 +252,22 @@ EXPERIMENTS: Final = {
             for method in ("fine_tuning", "nearest_neighbour")
             for k in (1, 5)
         ),
+        *(
+            _episodic(_omniglot(n_way, k), method)
+            for method in ("siamese", "matching", "prototypical")
+            for n_way in (5, 20)
+            for k in (1, 5)
+        ),
+        *(_episodic(_omniglot(5, k), "mann", 100_000) for k in (1, 5)),
+        *(
+            _episodic(_omniglot(n_way, k), method, updates)
+            for method, updates in (("statistician", 150_000), ("memory_module", 100_000))
+            for n_way in (5, 20)
+            for k in (1, 5)
+        ),
+        *(_episodic(_mini(k), "matching", 75_000) for k in (1, 5)),
+        *(_episodic(_mini(k), "meta_lstm", 75_000 if k == 1 else 50_000) for k in (1, 5)),
+        *(_episodic(_mini(k), "prototypical") for k in (1, 5)),
         *(_rl(task, method) for task in RL_TASKS for method in RL_METHODS),
         _rl("point", "context"),
         _rl("cheetah_direction", "context"),
@@ -255,17 +286,32 @@ def _shots(name: str, step: int) -> tuple[Source, ...]:
     return tuple((name.format(k=k), step) for k in (1, 5))
 
 
+def _ways_and_shots(method: str) -> tuple[Source, ...]:
+    return tuple((f"omniglot_{n}way_{k}shot_{method}", LAST) for n in (5, 20) for k in (1, 5))
+
+
 # Table of reported.py -> row -> what fills each column; rows that are not here are other systems.
 SOURCES: Final[dict[str, dict[str, tuple[Source, ...]]]] = {
     "table1.omniglot": {
         "MAML, no conv": _shots("omniglot_5way_{k}shot_dense", 3),
+        "MANN, no conv": _shots("omniglot_5way_{k}shot_mann", LAST),
+        "Siamese nets": _ways_and_shots("siamese"),
+        "matching nets": _ways_and_shots("matching"),
+        "neural statistician": _ways_and_shots("statistician"),
+        "memory module": _ways_and_shots("memory_module"),
         "MAML": (*_shots("omniglot_5way_{k}shot", 3), *_shots("omniglot_20way_{k}shot", 5)),
     },
+    "table1.omniglot_prototypical": {"prototypical nets": _ways_and_shots("prototypical")},
     "table1.mini_imagenet": {
         "fine-tuning": _shots("mini_{k}shot_fine_tuning", LAST),
         "nearest neighbour": _shots("mini_{k}shot_nearest_neighbour", LAST),
+        "matching nets": _shots("mini_{k}shot_matching", LAST),
+        "meta-learner LSTM": _shots("mini_{k}shot_meta_lstm", LAST),
         "first-order MAML": _shots("mini_{k}shot_first_order", 10),
         "MAML": _shots("mini_{k}shot", 10),
+    },
+    "table1.mini_imagenet_prototypical": {
+        "prototypical nets": _shots("mini_{k}shot_prototypical", LAST)
     },
     "table2": {
         "multi-task, no regularisation": _steps("sinusoid_multi_task", 1, 5, 10),

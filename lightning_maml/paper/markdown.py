@@ -57,8 +57,9 @@ def view_lines(view: View) -> str:
     rows = []
     for line in view.lines:
         cells = [cell for entry in line.entries for cell in (linked(entry), view.paper(entry))]
-        rows.append([line.name, *cells])
-    text = f"{view.table.title}\n\n" + table(["", *columns], rows)
+        rows.append([line.name, *([line.parameters] if view.counted else []), *cells])
+    head = ["", *(["parameters"] if view.counted else []), *columns]
+    text = f"{view.table.title}\n\n" + table(head, rows)
     return f"{text}\n\n{DIVERGED.replace('*', chr(92) + '*')}" if view.diverged else text
 
 

@@ -14,6 +14,16 @@ REGULARIZATION: Final = {
     "l2": "multi_task_l2",
     "l2_to_mean": "multi_task_l2_to_mean",
 }
+# Methods without an inner loop, by the network of a lightning_maml.EpisodicLearner.
+EPISODIC: Final = {
+    "lightning_maml.MANN": "mann",
+    "lightning_maml.MatchingNets": "matching",
+    "lightning_maml.MemoryModule": "memory_module",
+    "lightning_maml.MetaLSTM": "meta_lstm",
+    "lightning_maml.NeuralStatistician": "statistician",
+    "lightning_maml.PrototypicalNets": "prototypical",
+    "lightning_maml.SiameseNets": "siamese",
+}
 PARTS: Final = {"model": "network", "policy": "network", "environment": "environment"}
 OTHER_NETWORKS: Final = ("lightning_maml.EpisodeHead", "lightning_maml.ResNet12")
 ADAPTS_A_PART: Final = (["head.*"], ["blocks.*"])  # ANIL and BOIL
@@ -79,6 +89,10 @@ def method_of(settings: Settings) -> tuple[str | None, str]:
     if learner == "lightning_maml.PretrainedClassifier":
         how = settings.get("model.classify_by")
         return (how, "") if how in CLASSIFY_BY else (None, f"classify_by {how!r} is unknown")
+    if learner == "lightning_maml.EpisodicLearner":
+        network = settings.get("network")
+        method = EPISODIC.get(str(network))
+        return method, "" if method else f"the method {network} is none of the table's"
     return None, f"the learner {learner} is none of the paper's"
 
 

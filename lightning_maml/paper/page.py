@@ -103,7 +103,9 @@ def _table(view: View) -> str:
     rows = []
     for line in view.lines:
         cells = "".join(f"<td>{_cell(view, entry)}</td>" for entry in line.entries)
-        rows.append(f"<tr><td>{escape(line.name)}</td>{cells}</tr>")
+        count = f"<td>{line.parameters}</td>" if view.counted else ""
+        rows.append(f"<tr><td>{escape(line.name)}</td>{count}{cells}</tr>")
+    head = f"<th>parameters</th>{head}" if view.counted else head
     note = f'<p class="soft">{DIVERGED}</p>' if view.diverged else ""
     return _framed(view.table.title, f"<th></th>{head}", rows) + note
 

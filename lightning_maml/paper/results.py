@@ -36,6 +36,7 @@ class Result:
     versions: Mapping[str, str | None]
     device: Mapping[str, Any]
     fits: Path | None
+    parameters: int | None  # None if not recorded
     tuned: str  # what was chosen on validation tasks (baselines), empty if nothing was
 
     @property
@@ -97,6 +98,7 @@ def read_result(path: Path, name: Path | None = None) -> Result:
         versions=_get(path, content, "versions", dict),
         device=_get(path, content, "device", dict),
         fits=None if fits is None else path.with_name(str(fits)),
+        parameters=_get(path, {"parameters": None, **content}, "parameters", int, optional=True),
         tuned=_tuned(_get(path, {"tuning": None, **content}, "tuning", dict, optional=True)),
         **curves,
     )

@@ -32,6 +32,12 @@ class Entry:
         """The number of meta-updates where they are fewer than the paper's, else empty."""
         return self.chosen.shortened if self.chosen is not None and self.ours else ""
 
+    @property
+    def parameters(self) -> str:
+        """How many parameters the network has, empty where the result does not say."""
+        count = None if self.chosen is None or not self.ours else self.chosen.first.parameters
+        return "" if count is None else f"{count:,}"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -39,6 +45,11 @@ class Line:
 
     name: str
     entries: tuple[Entry, ...]
+
+    @property
+    def parameters(self) -> str:
+        """Those of the entries, each number once; empty where no result says."""
+        return ", ".join(dict.fromkeys(filter(None, (e.parameters for e in self.entries))))
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,11 @@ class View:
         """Names of the experiments that fill it, each once."""
         entries = (entry for line in self.lines for entry in line.entries)
         return list(dict.fromkeys(e.experiment.name for e in entries if e.experiment is not None))
+
+    @property
+    def counted(self) -> bool:
+        """Whether a number of parameters is known."""
+        return any(line.parameters for line in self.lines)
 
     @property
     def diverged(self) -> bool:
@@ -114,6 +130,8 @@ def text(view: View) -> str:
         lines.append(row("", "ours", ours))
         if any(after := [entry.shortened for entry in line.entries]):
             lines.append(row("  meta-updates", "", after))
+        if line.parameters:
+            lines.append(row("  parameters", "", [entry.parameters for entry in line.entries]))
     if view.diverged:
         lines.append(DIVERGED)
     return "\n".join(lines)

@@ -104,7 +104,7 @@ def settings_from_python(
         ValueError: if one is not there, or this is no checkpoint of these learners.
     """
     hparams = checkpoint.get("hyper_parameters") or {}
-    if "inner_lr" not in hparams:
+    if not {"inner_lr", "meta_lr"} & hparams.keys():
         raise ValueError(
             f"`--ckpt_path` must be a checkpoint of a MetaLearner or a MetaPolicy, got {path}."
         )

@@ -34,11 +34,11 @@ class ResultFile(Callback):
     They go to the run's folder (``trainer.log_dir``); where there are some already, to
     ``test_result_2.json`` and so on. The JSON file holds the metric after each number of inner
     steps (mean, 95% CI, median, number of diverged tasks; what is not finite is null), the
-    fingerprint of the tasks, and where the result comes from (provenance.py). The CSV file holds
-    loss and metric of each task. The fits of the first tasks go to ``test_result_fits.json``, which
-    the result names under "fits" (else null): of regressions of one number on one number (fits.py),
-    and trajectories in the plane where the learner has them (its `tracks`). With
-    ``Trainer(fast_dev_run=...)`` only the table.
+    fingerprint of the tasks, the number of trained parameters, and where the result comes from
+    (provenance.py). The CSV file holds loss and metric of each task. The fits of the first tasks go
+    to ``test_result_fits.json``, which the result names under "fits" (else null): of regressions of
+    one number on one number (fits.py), and trajectories in the plane where the learner has them
+    (its `tracks`). With ``Trainer(fast_dev_run=...)`` only the table.
 
     Attributes:
         path: the result file of the last test, None before.
@@ -74,6 +74,7 @@ class ResultFile(Callback):
             "metric": learner.metric_name,
             "tasks": len(digests),
             "fingerprint": fingerprint(digests),
+            "parameters": sum(p.numel() for p in pl_module.parameters() if p.requires_grad),
         }
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             facts |= curve_facts(summary) | own_facts(learner) | provenance(trainer, pl_module)

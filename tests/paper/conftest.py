@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import pytest
 MLP = {"class_path": "lightning_maml.models.MLP", "init_args": {"hidden": [40, 40]}}
 
 
-def network(name: str, **arguments: Any) -> dict[str, Any]:
-    return {"class_path": f"lightning_maml.models.{name}", "init_args": arguments}
+def network(name: str, place: str = "models", **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"lightning_maml.{place}.{name}", "init_args": arguments}
 
 
 def learner(kind: str = "MetaLearner", net: Any = MLP, **arguments: Any) -> dict[str, Any]:
@@ -77,6 +78,11 @@ def settings() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         found[f"mini_{k}shot_first_order"] = learner(net=small, first_order=True, **steps), data
         found[f"mini_{k}shot_fine_tuning"] = classifier("fine_tuning"), data
         found[f"mini_{k}shot_nearest_neighbour"] = classifier("nearest_neighbour"), data
+    for base in [name for name in found if re.fullmatch(r"(omniglot_.*|mini)_\dshot", name)]:
+        for method, net in EPISODIC.items():
+            if base.startswith(EPISODIC_ON.get(method, "omniglot")):
+                solving = learner("EpisodicLearner", network(net, "baselines"))
+                found[f"{base}_{method}"] = solving, found[base][1]
     for task, environment in ENVIRONMENTS.items():
         context = ["_context"] if task in ("point", "cheetah_direction") else []
         for method in ("", "_pretrained", "_random", "_oracle", *context):
@@ -84,6 +90,22 @@ def settings() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     return found
 
 
+EPISODIC = {
+    "mann": "MANN",
+    "meta_lstm": "MetaLSTM",
+    "memory_module": "MemoryModule",
+    "statistician": "NeuralStatistician",
+    "siamese": "SiameseNets",
+    "matching": "MatchingNets",
+    "prototypical": "PrototypicalNets",
+}
+IMAGES = ("omniglot", "mini")
+EPISODIC_ON = {
+    "mann": "omniglot_5way",
+    "meta_lstm": "mini",
+    "matching": IMAGES,
+    "prototypical": IMAGES,
+}
 ENVIRONMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "point": ("Point", {"reward": "distance", "horizon": 100}),
     "cheetah_velocity": ("HalfCheetah", {"task": "velocity", "horizon": 200}),

@@ -9,7 +9,9 @@ from lightning_maml.paper import reported
 from lightning_maml.paper.book import sort_results
 from lightning_maml.paper.contents import PARTS
 from lightning_maml.paper.markdown import all_needs, markdown, view_lines
+from lightning_maml.paper.page import page
 from lightning_maml.paper.results import read_results
+from lightning_maml.paper.table1 import PROTOTYPICAL
 from lightning_maml.paper.table3 import CONTEXT_SINUSOID
 from lightning_maml.paper.tables import fill, text
 from tests.paper.conftest import store
@@ -69,15 +71,13 @@ def test_steps_of_table_2(tmp_path) -> None:
 
 
 def test_rows_with_a_result_are_filled_and_no_others(all_rows) -> None:
-    other = {"MANN, no conv", "Siamese nets", "matching nets", "neural statistician"}
-    other |= {"memory module", "meta-learner LSTM"}
-    tables = {table.name: table for table in (*reported.TABLES, CONTEXT_SINUSOID)}
+    beside = (CONTEXT_SINUSOID, *PROTOTYPICAL)
+    tables = {table.name: table for table in (*reported.TABLES, *beside)}
     for name, cells in all_rows.items():
         table, _, row = name.partition(" ")
-        ours_alone, expected = tables[table] is CONTEXT_SINUSOID, row not in other
+        ours_alone = tables[table] is CONTEXT_SINUSOID
         assert [bool(cell) for cell in cells] == [
-            expected and (ours_alone or score is not None)
-            for score in tables[table].row(row).scores
+            ours_alone or score is not None for score in tables[table].row(row).scores
         ]
 
 
@@ -88,6 +88,18 @@ def test_a_shortened_run_is_marked_in_every_form(tmp_path) -> None:
     assert "  meta-updates" in text(view)
     assert "4,000 of 60,000" in text(view)
     assert "after 4,000 of 60,000 meta-updates ([run](#omniglot_5way_1shot))" in view_lines(view)
+
+
+def test_the_number_of_parameters_stands_in_every_form(tmp_path) -> None:
+    store(tmp_path, "omniglot_5way_1shot_matching", parameters=111_936)
+    book = book_of(tmp_path)
+    view = fill(reported.OMNIGLOT, book)
+    assert "\n  parameters" in text(view)
+    assert "111,936" in text(view)
+    assert "| matching nets | 111,936 |" in view_lines(view)
+    assert "| MAML |  |" in view_lines(view)
+    assert "<th>parameters</th>" in page(book, "the command", {})
+    assert "parameters" not in view_lines(fill(reported.MINI_IMAGENET, book))
 
 
 def test_a_mean_that_is_not_finite_is_marked(tmp_path) -> None:

@@ -235,6 +235,7 @@ def test_result_says_where_it_comes_from(tmp_path, monkeypatch) -> None:
     assert content["device"]["processes"] == 1
     assert content["date"].endswith("+00:00")
     assert content["tasks"] == 3
+    assert content["parameters"] == 4 + 4 + 4 + 1
     assert len(content["fingerprint"]) == 16
     assert "a-secret-of-mine" not in text
 

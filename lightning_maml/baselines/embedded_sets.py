@@ -1,0 +1,70 @@
+"""What methods share that solve a task from vectors of its examples, without changing weights."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_maml.models.batch_norm import EpisodeBatchNorm
+
+# T tasks, S support and Q query examples of a task, D features, N classes
+
+
+def class_count(labels: Tensor) -> int:
+    """Number of classes of tasks whose support labels ``[T, S]`` hold each of 0 .. N - 1."""
+    return int(labels.max()) + 1
+
+
+def checked_encoder(encoder: nn.Module) -> nn.Module:
+    """The encoder itself: it embeds examples of several tasks at once.
+
+    Raises:
+        ValueError: naming `encoder`, if it would normalise them together.
+    """
+    mixing = [name for name, m in encoder.named_modules() if isinstance(m, EpisodeBatchNorm)]
+    if mixing:
+        raise ValueError(
+            f"`encoder` must not normalise tasks together, got {mixing[0]!r}, an EpisodeBatchNorm; "
+            "use torch's batch norm, which keeps running statistics for evaluation."
+        )
+    return encoder
+
+
+def embedded(encoder: nn.Module, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings of all examples, made in one call.
+
+    Shapes: ``support_x [T, S, ...]``, ``query_x [T, Q, ...]`` -> ``[T, S, D]``, ``[T, Q, D]``.
+
+    Raises:
+        ValueError: naming `encoder`, if it does not return a vector for each example.
+    """
+    examples = torch.cat([support_x, query_x], dim=1)
+    vectors = encoder(examples.flatten(0, 1))
+    if vectors.ndim != 2:
+        raise ValueError(
+            "`encoder` must return vectors [examples, features], got shape "
+            f"{list(vectors.shape)} for input of shape {list(examples.flatten(0, 1).shape)}."
+        )
+    support, query = vectors.unflatten(0, examples.shape[:2]).split(
+        [support_x.shape[1], query_x.shape[1]], dim=1
+    )
+    return support, query
+
+
+def squared_distances(query: Tensor, others: Tensor) -> Tensor:
+    """Squared Euclidean distances: ``[T, Q, D]``, ``[T, S, D]`` -> ``[T, Q, S]``."""
+    return (query[:, :, None] - others[:, None]).square().sum(dim=-1)
+
+
+def class_log_sums(log_values: Tensor, labels: Tensor) -> Tensor:
+    """log of the sum of exp over the support examples of each class.
+
+    Shapes: ``log_values [T, Q, S]``, ``labels [T, S]`` -> ``[T, Q, N]``.
+    """
+    one_hot = F.one_hot(labels, class_count(labels)).bool()
+    masked = log_values[..., None].masked_fill(~one_hot[:, None], -torch.inf)
+    return masked.logsumexp(dim=2)
+
+
+def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Mean over all query examples: ``[T, Q, N]``, ``[T, Q]`` -> scalar."""
+    return F.nll_loss(log_probabilities.flatten(0, 1), labels.flatten())

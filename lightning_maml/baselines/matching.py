@@ -1,0 +1,111 @@
+"""Matching networks (Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra, 2016)."""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_maml.baselines.embedded_sets import (
+    checked_encoder,
+    class_log_sums,
+    embedded,
+    negative_log_likelihood,
+    squared_distances,
+)
+from lightning_maml.episode import Episode
+
+Distance = Literal["cosine", "euclidean"]
+
+
+def similarities(query: Tensor, support: Tensor, distance: Distance) -> Tensor:
+    """Cosine similarity, or minus the squared Euclidean distance.
+
+    Shapes: ``query [T, Q, D]``, ``support [T, S, D]`` -> ``[T, Q, S]``.
+    """
+    if distance == "cosine":
+        return F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).mT
+    return -squared_distances(query, support)
+
+
+class FullContext(nn.Module):
+    """Full context embeddings g(x_i, S) and f(x, S) (Sec. 2.1.2, App. A).
+
+    Args:
+        features: D, numbers in an embedding.
+        steps: K, how many times a query reads the support set.
+    """
+
+    def __init__(self, features: int, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.over_support = nn.LSTM(features, features, batch_first=True, bidirectional=True)
+        self.of_query = nn.LSTMCell(2 * features, features)
+
+    def forward(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings in context, of the shapes of ``support [T, S, D]``, ``query [T, Q, D]``."""
+        forth, back = self.over_support(support)[0].chunk(2, dim=-1)
+        support = support + forth + back
+        return support, self._read(support, query)
+
+    def _read(self, support: Tensor, query: Tensor) -> Tensor:
+        """The attention LSTM: each step reads the support set with the state of the last one.
+
+        The paper's LSTM has [h, r] as its hidden state. Its gates are linear in both and in the
+        input, so r, the reading, may as well be part of the input.
+        """
+        shape, x = query.shape, query.flatten(0, 1)
+        h, cell, reading = x, torch.zeros_like(x), torch.zeros_like(x)
+        for step in range(self.steps):
+            if step == 0:
+                h = torch.zeros_like(x)
+            hidden, cell = self.of_query(torch.cat([x, reading], dim=-1), (h, cell))
+            h = hidden + x
+            attention = (h.view(shape) @ support.mT).softmax(dim=-1)
+            reading = (attention @ support).flatten(0, 1)
+        return h.view(shape)
+
+
+class MatchingNets(nn.Module):
+    """p(y | x, S) = sum over the support set of a(x, x_i) y_i, a the softmax of similarities.
+
+    Args:
+        encoder: any module from examples to vectors, the same for support and query.
+        distance: "cosine", the paper's, or "euclidean": minus the squared Euclidean distance.
+        context_steps: K of the full context embeddings; 0: without them.
+        features: numbers in an embedding, which full context embeddings must know.
+
+    Raises:
+        ValueError: naming the argument that is out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        distance: Distance = "cosine",
+        context_steps: int = 0,
+        features: int | None = None,
+    ) -> None:
+        super().__init__()
+        if distance not in get_args(Distance):
+            raise ValueError(
+                f"`distance` must be one of {list(get_args(Distance))}, got {distance!r}."
+            )
+        if context_steps < 0:
+            raise ValueError(f"`context_steps` must be at least 0, got {context_steps}.")
+        if context_steps and features is None:
+            raise ValueError("`features` must be given with `context_steps` > 0, got None.")
+        self.encoder, self.distance = checked_encoder(encoder), distance
+        self.context = FullContext(features, context_steps) if context_steps and features else None
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        """Log-probabilities of the classes, ``[T, Q, N]``."""
+        support, query = embedded(self.encoder, support_x, query_x)
+        if self.context is not None:
+            support, query = self.context(support, query)
+        attention = similarities(query, support, self.distance).log_softmax(dim=-1)
+        return class_log_sums(attention, support_y)
+
+    def training_loss(self, episode: Episode) -> Tensor:
+        """Negative log-probability of the right class, mean over query examples."""
+        return negative_log_likelihood(self(*episode[:3]), episode.query_y)

@@ -1,0 +1,140 @@
+"""Meta-learner LSTM (Ravi and Larochelle, 2017): an LSTM whose cell state are a network's weights.
+
+Each gradient step is c_t = f_t c_{t-1} - i_t grad_t (Sec. 3.2), the gates f and i computed for
+each weight alone, by one small network that all weights share.
+"""
+
+import math
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+
+from lightning_maml.baselines.embedded_sets import negative_log_likelihood
+from lightning_maml.episode import Episode
+from lightning_maml.inner_loop import Params
+from lightning_maml.losses import cross_entropy
+from lightning_maml.models.batch_norm import with_episode_statistics
+
+P = 10.0  # of the preprocessing
+
+# W weights of the network, H hidden units of the first LSTM
+
+
+def preprocessed(x: Tensor) -> Tensor:
+    """Size and sign of numbers of any size (Sec. 3.2, Eq. for preprocessing).
+
+    (log|x| / p, sign x) where |x| >= e^-p, (-1, e^p x) elsewhere; p = 10. Shapes:
+    ``[...] -> [..., 2]``.
+    """
+    large = x.abs() >= math.exp(-P)
+    size = x.abs().clamp(min=math.exp(-P)).log() / P
+    return torch.stack([size, torch.where(large, x.sign(), math.exp(P) * x)], dim=-1)
+
+
+class State(NamedTuple):
+    """Between two steps: weights, gates before the sigmoid, and the first LSTM's state.
+
+    Shapes: ``weights [W]``, ``forget [W]``, ``put [W]``, ``hidden [W, H]``, ``cell [W, H]``.
+    """
+
+    weights: Tensor
+    forget: Tensor
+    put: Tensor
+    hidden: Tensor
+    cell: Tensor
+
+    @classmethod
+    def first(cls, weights: Tensor, hidden: int) -> Self:
+        """Everything but the weights zero."""
+        zero, wide = torch.zeros_like(weights), weights.new_zeros(len(weights), hidden)
+        return cls(weights, zero, zero, wide, wide)
+
+
+class Rule(nn.Module):
+    """The learned update of a weight from its gradient and the loss.
+
+    Args:
+        hidden: units of the first LSTM.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTMCell(4, hidden)
+        self.forget, self.put = nn.Linear(hidden + 2, 1), nn.Linear(hidden + 2, 1)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.01, 0.01)
+        nn.init.uniform_(self.forget.bias, 4, 5)  # f near 1 and i near 0: small gradient steps
+        nn.init.uniform_(self.put.bias, -5, -4)
+
+    def forward(self, state: State, gradient: Tensor, loss: Tensor) -> State:
+        """One step; ``gradient [W]`` and the scalar ``loss`` are constants."""
+        seen = torch.cat([preprocessed(loss.expand_as(gradient)), preprocessed(gradient)], dim=1)
+        hidden, cell = self.lstm(seen, (state.hidden, state.cell))
+
+        def gate(layer: nn.Linear, before: Tensor) -> Tensor:
+            columns = [hidden, state.weights[:, None], before[:, None]]
+            return layer(torch.cat(columns, dim=1)).squeeze(1)
+
+        forget, put = gate(self.forget, state.forget), gate(self.put, state.put)
+        weights = forget.sigmoid() * state.weights - put.sigmoid() * gradient
+        return State(weights, forget, put, hidden, cell)
+
+
+class MetaLSTM(nn.Module):
+    """Adapts a network by the learned rule, and learns its initial weights as well.
+
+    Gradient and loss of the support set are constants in training (Sec. 3.3): no second
+    derivatives. Batch norm is that of the episode, see `MetaLearner`.
+
+    Args:
+        model: the network; its weights are the initial ones, c_0.
+        steps: gradient steps, each on the whole support set.
+        hidden: units of the first LSTM.
+
+    Raises:
+        ValueError: if `steps` is below 1.
+    """
+
+    def __init__(self, model: nn.Module, steps: int, hidden: int = 20) -> None:
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"`steps` must be at least 1, got {steps}.")
+        self.model, self.steps, self.hidden = with_episode_statistics(model), steps, hidden
+        self.rule = Rule(hidden)
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        """Log-probabilities of the classes, ``[T, Q, N]``; one task after another."""
+        tasks = zip(support_x, support_y, query_x, strict=True)
+        return torch.stack([self._solve(*task) for task in tasks])
+
+    def training_loss(self, episode: Episode) -> Tensor:
+        """Negative log-probability of the right class, mean over query examples."""
+        return negative_log_likelihood(self(*episode[:3]), episode.query_y)
+
+    def adapted(self, support_x: Tensor, support_y: Tensor) -> Params:
+        """The network's weights by name after the steps on one task: ``[S, ...]``, ``[S]``."""
+        gradient_of = grad_and_value(
+            lambda weights: cross_entropy(self._call(self._named(weights), support_x), support_y)
+        )
+        initial = [p.flatten() for p in self.model.parameters()]
+        state = State.first(torch.cat(initial), self.hidden)
+        for _ in range(self.steps):
+            gradient, loss = gradient_of(state.weights.detach())
+            state = self.rule(state, gradient.detach(), loss.detach())
+        return self._named(state.weights)
+
+    def _solve(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        logits = self._call(self.adapted(support_x, support_y), query_x)
+        return logits.log_softmax(dim=-1)
+
+    def _call(self, weights: Params, x: Tensor) -> Tensor:
+        output: Tensor = functional_call(self.model, weights, (x,))
+        return output
+
+    def _named(self, weights: Tensor) -> Params:
+        parameters = dict(self.model.named_parameters())
+        parts = weights.split([p.numel() for p in parameters.values()])
+        pairs = zip(parameters.items(), parts, strict=True)
+        return {name: part.view_as(parameter) for (name, parameter), part in pairs}

@@ -1,0 +1,183 @@
+"""Neural statistician (Edwards and Storkey, 2017): a variational autoencoder of sets of images.
+
+A set has a context c, each of its images a latent z; a query gets the class whose support set has
+the most alike distribution of c.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_maml.baselines.embedded_sets import class_count
+from lightning_maml.episode import Episode
+
+LAST = 4  # height and width of the last map of a 28x28 image
+
+# B sets, K images of a set, T tasks, N classes, C numbers in a context
+
+
+class Gaussian(NamedTuple):
+    """Independent normal distributions, ``[..., C]`` both."""
+
+    mean: Tensor
+    log_var: Tensor
+
+    @classmethod
+    def of(cls, both: Tensor) -> "Gaussian":
+        """From one tensor ``[..., 2 C]``."""
+        return cls(*both.chunk(2, dim=-1))
+
+    def sample(self) -> Tensor:
+        """A draw that gradients go through."""
+        return self.mean + (self.log_var / 2).exp() * torch.randn_like(self.mean)
+
+
+def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
+    """KL(q || p), summed over the last axis: ``[...]``."""
+    ratio = q.log_var - p.log_var
+    distance = (q.mean - p.mean).square() / p.log_var.exp()
+    return (ratio.exp() + distance - 1 - ratio).sum(dim=-1) / 2
+
+
+def sets(images: Tensor, labels: Tensor) -> Tensor:
+    """Images by class: ``[T, N * K, ...]``, ``[T, N * K]`` -> ``[T, N, K, ...]``.
+
+    Raises:
+        ValueError: if classes have different numbers of images.
+    """
+    classes, tasks = class_count(labels), torch.arange(len(labels), device=labels.device)
+    counts = F.one_hot(labels, classes).sum(dim=1)
+    if (counts != counts[0, 0]).any():
+        found = sorted(set(counts.flatten().tolist()))
+        raise ValueError(f"`support_y` must hold each class equally often, got {found} times.")
+    order = labels.argsort(dim=1, stable=True)
+    return images[tasks[:, None], order].unflatten(1, (classes, -1))
+
+
+def conv_block(before: int, after: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution, batch norm, ELU."""
+    conv = nn.Conv2d(before, after, 3, stride=stride, padding=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ELU())
+
+
+def encoder(in_channels: int, channels: int) -> nn.Sequential:
+    """28x28 images to ``16 * 4 * channels`` numbers: nine convolutions, each third of stride 2."""
+    layers: list[nn.Module] = []
+    before = in_channels
+    for after in (channels, 2 * channels, 4 * channels):
+        layers += [conv_block(before, after), conv_block(after, after)]
+        layers += [conv_block(after, after, stride=2)]
+        before = after
+    return nn.Sequential(*layers, nn.Flatten())
+
+
+def decoder(in_channels: int, channels: int, hidden: int) -> nn.Sequential:
+    """The way back, from ``hidden`` numbers to the logits of pixels: 4, 7, 14, 28."""
+    sizes = ((4, 2, 3, 1), (2, 1, 2, 0), (1, 1, 2, 0))  # widths before and after; kernel, padding
+    layers: list[nn.Module] = [nn.Linear(hidden, 4 * channels * LAST**2)]
+    layers += [nn.ELU(), nn.Unflatten(1, (4 * channels, LAST, LAST))]
+    for before, after, kernel, padding in sizes:
+        wide = before * channels
+        up = nn.ConvTranspose2d(wide, after * channels, kernel, stride=2, padding=padding)
+        layers += [conv_block(wide, wide), conv_block(wide, wide), up]
+        layers += [nn.BatchNorm2d(after * channels), nn.ELU()]
+    return nn.Sequential(*layers, nn.Conv2d(channels, in_channels, 1))
+
+
+class Mix(nn.Module):
+    """Linear maps of several vectors, summed, then a residual block of three layers."""
+
+    def __init__(self, sizes: tuple[int, ...], hidden: int, out: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(size, hidden) for size in sizes)
+        layers = [(nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ELU()) for _ in range(3)]
+        self.block = nn.Sequential(*(one for layer in layers for one in layer))
+        self.out = nn.Linear(hidden, out)
+
+    def forward(self, *vectors: Tensor) -> Tensor:
+        """``[E, size]`` each -> ``[E, out]``."""
+        pairs = zip(self.maps, vectors, strict=True)
+        x = F.elu(torch.stack([layer(vector) for layer, vector in pairs]).sum(dim=0))
+        return self.out(F.elu(x + self.block(x)))
+
+
+class NeuralStatistician(nn.Module):
+    """p(c) = N(0, I), p(z | c), p(x | z, c) Bernoulli; q(c | set), q(z | x, c).
+
+    Args:
+        in_channels: channels of an image, which is 28x28 with values in [0, 1].
+        channels: filters of the first convolutions.
+        context: numbers in c.
+        latent: numbers in z.
+        hidden: units of dense layers.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        channels: int = 64,
+        context: int = 512,
+        latent: int = 16,
+        hidden: int = 256,
+    ) -> None:
+        super().__init__()
+        features = 4 * channels * LAST**2
+        self.encoder = encoder(in_channels, channels)
+        self.of_image = nn.Sequential(nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ELU())
+        self.of_set = nn.Sequential(
+            nn.Linear(hidden, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU(),
+            nn.Linear(hidden, 2 * context),
+        )  # fmt: skip
+        self.posterior = Mix((features, context), hidden, 2 * latent)
+        self.prior = Mix((context,), hidden, 2 * latent)
+        self.mix = Mix((latent, context), hidden, hidden)
+        self.decoder = decoder(in_channels, channels, hidden)
+
+    def context(self, features: Tensor) -> Gaussian:
+        """q(c | set) of sets of images: ``[B, K, F] -> [B, C]``."""
+        each = self.of_image(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+        return Gaussian.of(self.of_set(each.mean(dim=1)))
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        """Softmax of -KL(q(c | support set of a class) || q(c | query)), ``[T, Q, N]``, its log."""
+        by_class = sets(support_x, support_y)
+        tasks, classes = by_class.shape[:2]
+        of_classes = self.context(self._features(by_class.flatten(0, 1)))
+        of_queries = self.context(self._features(query_x.flatten(0, 1)[:, None]))
+        q = Gaussian(*(part.view(tasks, 1, classes, -1) for part in of_classes))
+        p = Gaussian(*(part.view(tasks, query_x.shape[1], 1, -1) for part in of_queries))
+        return (-kl_divergence(q, p)).log_softmax(dim=-1)
+
+    def training_loss(self, episode: Episode) -> Tensor:
+        """Minus the evidence lower bound per image, of sets of a class's images.
+
+        Support and query images of a class are one set; how many of them are taken is drawn, from
+        one to all, so that small sets are known, too. Pixels are drawn as well.
+        """
+        parts = (sets(*episode[:2]), sets(*episode[2:]))
+        images = torch.cat(parts, dim=2).flatten(0, 1)
+        taken = int(torch.randint(1, images.shape[1] + 1, ()))
+        return -self.bound(torch.bernoulli(images[:, :taken]))
+
+    def bound(self, images: Tensor) -> Tensor:
+        """Evidence lower bound of sets of binary images, divided by their number (Eq. 5).
+
+        Shapes: ``[B, K, in_channels, 28, 28]`` -> scalar.
+        """
+        features = self._features(images)
+        q_c = self.context(features)
+        c = q_c.sample().repeat_interleave(images.shape[1], dim=0)
+        q_z = Gaussian.of(self.posterior(features.flatten(0, 1), c))
+        z = q_z.sample()
+        logits = self.decoder(self.mix(z, c))
+        pixels = F.binary_cross_entropy_with_logits(logits, images.flatten(0, 1), reduction="sum")
+        of_latents = kl_divergence(q_z, Gaussian.of(self.prior(c))).sum()
+        standard = Gaussian(torch.zeros_like(q_c.mean), torch.zeros_like(q_c.log_var))
+        of_contexts = kl_divergence(q_c, standard).sum()
+        return -(pixels + of_latents + of_contexts) / images.shape[:2].numel()
+
+    def _features(self, images: Tensor) -> Tensor:
+        """``[B, K, channels, 28, 28] -> [B, K, F]``."""
+        return self.encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2])

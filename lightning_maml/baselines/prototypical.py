@@ -1,0 +1,44 @@
+"""Prototypical networks (Snell, Swersky, Zemel, 2017): the nearest of learned class means."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_maml.baselines.embedded_sets import (
+    checked_encoder,
+    class_count,
+    embedded,
+    negative_log_likelihood,
+    squared_distances,
+)
+from lightning_maml.episode import Episode
+
+
+def prototypes(support: Tensor, labels: Tensor) -> Tensor:
+    """Mean embedding of the support examples of each class (Eq. 1).
+
+    Shapes: ``support [T, S, D]``, ``labels [T, S]`` -> ``[T, N, D]``.
+    """
+    one_hot = F.one_hot(labels, class_count(labels)).to(support)
+    return torch.einsum("tsn,tsd->tnd", one_hot, support) / one_hot.sum(dim=1)[..., None]
+
+
+class PrototypicalNets(nn.Module):
+    """p(y = n | x) = softmax over classes of - |f(x) - c_n|^2 (Eq. 2), c_n the prototypes.
+
+    Args:
+        encoder: f, any module from examples to vectors.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = checked_encoder(encoder)
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        """Log-probabilities of the classes, ``[T, Q, N]``."""
+        support, query = embedded(self.encoder, support_x, query_x)
+        return (-squared_distances(query, prototypes(support, support_y))).log_softmax(dim=-1)
+
+    def training_loss(self, episode: Episode) -> Tensor:
+        """Negative log-probability of the right class, mean over query examples."""
+        return negative_log_likelihood(self(*episode[:3]), episode.query_y)

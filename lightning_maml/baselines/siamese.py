@@ -1,0 +1,71 @@
+"""Siamese nets (Koch, Zemel, Salakhutdinov, 2015): are two images of the same class?"""
+
+import math
+from typing import Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_maml.baselines.embedded_sets import checked_encoder, class_log_sums, embedded
+from lightning_maml.episode import Episode
+
+ClassScore = Literal["mean", "nearest"]
+
+
+class SiameseNets(nn.Module):
+    """p(same class) = sigmoid(w |f(a) - f(b)| + b), the distance elementwise (Sec. 3.1).
+
+    A query gets the class whose support examples are the most probably of the same class as it.
+
+    Args:
+        encoder: f, any module from examples to vectors.
+        features: numbers in a vector.
+        class_score: probability of a class with several support examples: their "mean", or that
+            of the "nearest".
+
+    Raises:
+        ValueError: naming the argument that is out of range.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, features: int = 64, class_score: ClassScore = "mean"
+    ) -> None:
+        super().__init__()
+        if class_score not in get_args(ClassScore):
+            raise ValueError(
+                f"`class_score` must be one of {list(get_args(ClassScore))}, got {class_score!r}."
+            )
+        self.encoder, self.class_score = checked_encoder(encoder), class_score
+        self.same = nn.Linear(features, 1)
+
+    def pair_logits(self, query: Tensor, support: Tensor) -> Tensor:
+        """Log-odds of the same class: ``[T, Q, D]``, ``[T, S, D]`` -> ``[T, Q, S]``."""
+        return self.same((query[:, :, None] - support[:, None]).abs()).squeeze(-1)
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        """Logarithm of each class's share of the probabilities, ``[T, Q, N]``."""
+        support, query = embedded(self.encoder, support_x, query_x)
+        log_same = F.logsigmoid(self.pair_logits(query, support))
+        if self.class_score == "nearest":
+            scores = _class_maxima(log_same, support_y)
+        else:
+            counts = F.one_hot(support_y).sum(dim=1)
+            scores = class_log_sums(log_same, support_y) - counts.to(log_same).log()[:, None]
+        return scores.log_softmax(dim=-1)
+
+    def training_loss(self, episode: Episode) -> Tensor:
+        """Binary cross-entropy over all pairs of a query with a support example.
+
+        Pairs of the same and of different classes weigh the same in sum, however many ways there
+        are; the original draws as many of each.
+        """
+        support, query = embedded(self.encoder, episode.support_x, episode.query_x)
+        logits = self.pair_logits(query, support)
+        same = episode.query_y[:, :, None] == episode.support_y[:, None]
+        return (F.softplus(-logits[same]).mean() + F.softplus(logits[~same]).mean()) / 2
+
+
+def _class_maxima(log_same: Tensor, labels: Tensor) -> Tensor:
+    """Of each class, the largest: ``[T, Q, S]``, ``[T, S]`` -> ``[T, Q, N]``."""
+    one_hot = F.one_hot(labels).bool()
+    return log_same[..., None].masked_fill(~one_hot[:, None], -math.inf).amax(dim=2)

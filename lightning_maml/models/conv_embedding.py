@@ -1,0 +1,42 @@
+"""The embedding network of metric-based few-shot learning: four blocks of 3x3 conv, 2x2 pool.
+
+That of matching nets (Vinyals et al., 2016, Sec. 4.1), which later work shares: each block has a
+convolution, batch norm, ReLU and max-pooling, and what is left of the last map is flattened.
+"""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+
+class ConvEmbedding(nn.Module):
+    """Images to vectors; 28x28 gives 64 numbers, 84x84 gives 1600.
+
+    Batch norm is torch's: an image that is evaluated is normalised by running statistics of the
+    training, so its embedding does not depend on what is beside it.
+
+    Args:
+        in_channels: channels of an image.
+        channels: filters of each block.
+        dropout: probability of dropping a number after each block.
+    """
+
+    def __init__(self, in_channels: int = 1, channels: int = 64, dropout: float = 0.0) -> None:
+        super().__init__()
+        widths = [in_channels, *[channels] * 4]
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(before, after, 3, padding=1),
+                    nn.BatchNorm2d(after),
+                    nn.ReLU(),
+                    nn.MaxPool2d(2),
+                    nn.Dropout(dropout),
+                )
+                for before, after in pairwise(widths)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, in_channels, H, W] -> [N, channels * (H // 16) * (W // 16)]``."""
+        return self.blocks(x).flatten(1)

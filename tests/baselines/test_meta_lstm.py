@@ -1,0 +1,110 @@
+"""Meta-learner LSTM: gradient descent with pinned gates, its equations in a loop, learning."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightning_maml.baselines import EpisodicLearner, MetaLSTM
+from lightning_maml.baselines.meta_lstm import Rule, State, preprocessed
+from tests.baselines.test_metric_methods import FEATURES, tasks
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(FEATURES, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def method(steps: int = 4) -> MetaLSTM:
+    torch.manual_seed(0)
+    return MetaLSTM(network(), steps, hidden=3).double()
+
+
+def pin(rule: Rule, lr: float) -> None:
+    """f = 1 and i = lr, whatever comes in."""
+    for gate, bias in ((rule.forget, 50.0), (rule.put, math.log(lr / (1 - lr)))):
+        nn.init.zeros_(gate.weight)
+        nn.init.constant_(gate.bias, bias)
+
+
+def test_with_pinned_gates_it_is_gradient_descent() -> None:
+    model, episode = method(), tasks(2)
+    pin(model.rule, 0.3)
+    found = EpisodicLearner(model).outputs(episode)[0]
+    for t in range(2):
+        plain = network().double()
+        plain.load_state_dict(model.model.state_dict())
+        optimizer = torch.optim.SGD(plain.parameters(), lr=0.3)
+        for _ in range(4):
+            optimizer.zero_grad()
+            F.cross_entropy(plain(episode.support_x[t]), episode.support_y[t]).backward()
+            optimizer.step()
+        expected = plain(episode.query_x[t]).log_softmax(dim=1)
+        torch.testing.assert_close(found[t], expected.detach())
+
+
+def test_with_pinned_gates_the_gradient_is_that_of_first_order() -> None:
+    """Gradients of the inner steps are constants: d theta_T / d theta_0 is the identity."""
+    model, episode = method(), tasks(1)
+    pin(model.rule, 0.3)
+    model.training_loss(episode).backward()
+    found = torch.cat([p.grad.flatten() for p in model.model.parameters()])
+    plain = network().double()
+    plain.load_state_dict(model.adapted(episode.support_x[0], episode.support_y[0]))
+    F.cross_entropy(plain(episode.query_x[0]), episode.query_y[0]).backward()
+    torch.testing.assert_close(found, torch.cat([p.grad.flatten() for p in plain.parameters()]))
+
+
+def test_preprocessing_by_hand() -> None:
+    x = torch.tensor([1.0, -math.exp(-5), math.exp(-11), 0.0, -math.exp(-12)], dtype=torch.float64)
+    expected = [[0.0, 1.0], [-0.5, -1.0], [-1.0, math.exp(-1)], [-1.0, 0.0], [-1.0, -math.exp(-2)]]
+    torch.testing.assert_close(preprocessed(x), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_step_is_that_of_the_papers_equations() -> None:
+    """Each weight by itself; the gates see h, c_{t-1} and their own last value."""
+    torch.manual_seed(1)
+    rule = Rule(3).double()
+    weights, gradient = torch.randn(2, 4, dtype=torch.float64)
+    loss = torch.tensor(0.7, dtype=torch.float64)
+    state = State.first(weights, 3)
+    for _ in range(2):
+        before, state = state, rule(state, gradient, loss)
+        for w in range(4):
+            seen = torch.cat([preprocessed(loss), preprocessed(gradient[w])])
+            h, _ = rule.lstm(seen, (before.hidden[w], before.cell[w]))
+            c = before.weights[w]
+            f = rule.forget.weight[0] @ torch.stack([*h, c, before.forget[w]]) + rule.forget.bias[0]
+            i = rule.put.weight[0] @ torch.stack([*h, c, before.put[w]]) + rule.put.bias[0]
+            expected = torch.sigmoid(f) * c - torch.sigmoid(i) * gradient[w]
+            torch.testing.assert_close(state.weights[w], expected)
+
+
+def test_it_starts_as_small_steps_and_learns() -> None:
+    model = method()
+    rule = model.rule
+    assert 4 <= rule.forget.bias.item() <= 5
+    assert -5 <= rule.put.bias.item() <= -4
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    before = model.training_loss(tasks(20, seed=99)).item()
+    for seed in range(40):
+        optimizer.zero_grad()
+        model.training_loss(tasks(8, seed=seed)).backward()
+        optimizer.step()
+    assert model.training_loss(tasks(20, seed=99)).item() < before - 0.1
+
+
+def test_shuffled_labels_leave_chance() -> None:
+    episode, g = tasks(150), torch.Generator().manual_seed(2)
+    order = torch.rand(episode.query_y.shape, generator=g).argsort(dim=1)
+    shuffled = episode._replace(query_y=episode.query_y.gather(1, order))
+    model = method()
+    pin(model.rule, 0.5)
+    right = EpisodicLearner(model).evaluate(shuffled).metric[0]
+    assert abs(right.mean() - 1 / 3) < 3 * right.std() / math.sqrt(150)
+
+
+def test_wrong_steps_are_named() -> None:
+    with pytest.raises(ValueError, match="`steps` must be at least 1, got 0"):
+        method(steps=0)

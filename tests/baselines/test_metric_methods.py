@@ -1,0 +1,279 @@
+"""Prototypical, matching and Siamese nets against formulas by hand and naive loops."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_maml import Episode
+from lightning_maml.baselines import (
+    EpisodicLearner,
+    MatchingNets,
+    PrototypicalNets,
+    SiameseNets,
+)
+from lightning_maml.baselines.embedded_sets import class_log_sums
+from lightning_maml.baselines.matching import FullContext, similarities
+from lightning_maml.baselines.prototypical import prototypes
+from lightning_maml.models import Conv4, ConvEmbedding
+
+FEATURES = 6
+
+
+def vectors(*rows: tuple[float, ...]) -> Tensor:
+    """One task of given vectors, float64."""
+    return torch.tensor([rows], dtype=torch.float64)
+
+
+def tasks(count: int, n_way: int = 3, k_shot: int = 2, seed: int = 0) -> Episode:
+    """Vectors around class centres, float64, in an order of their own in each task."""
+    g = torch.Generator().manual_seed(seed)
+    centres = torch.randn(count, n_way, FEATURES, generator=g, dtype=torch.float64)
+    parts = []
+    for shots in (k_shot, 4):
+        y = torch.stack([torch.arange(n_way).repeat(shots)] * count)
+        order = torch.rand(y.shape, generator=g).argsort(dim=1)
+        y = y.gather(1, order)
+        noise = torch.randn(*y.shape, FEATURES, generator=g, dtype=torch.float64)
+        parts += [centres.gather(1, y[..., None].expand_as(noise)) + 0.5 * noise, y]
+    return Episode(*parts)
+
+
+METHODS: dict[str, Callable[[], nn.Module]] = {
+    "prototypical": lambda: PrototypicalNets(nn.Linear(FEATURES, FEATURES)),
+    "matching": lambda: MatchingNets(nn.Linear(FEATURES, FEATURES)),
+    "matching, euclidean": lambda: MatchingNets(nn.Linear(FEATURES, FEATURES), "euclidean"),
+    "matching, context": lambda: MatchingNets(
+        nn.Linear(FEATURES, FEATURES), context_steps=3, features=FEATURES
+    ),
+    "siamese": lambda: SiameseNets(nn.Linear(FEATURES, FEATURES), FEATURES),
+    "siamese, nearest": lambda: SiameseNets(nn.Linear(FEATURES, FEATURES), FEATURES, "nearest"),
+}
+
+
+@pytest.fixture(params=METHODS.values(), ids=METHODS)
+def method(request) -> nn.Module:
+    torch.manual_seed(0)
+    return request.param().double()
+
+
+def test_probabilities_sum_to_one_and_tasks_are_apart(method) -> None:
+    episode = tasks(4)
+    together = method(*episode[:3])
+    torch.testing.assert_close(together.exp().sum(dim=-1), torch.ones_like(together[..., 0]))
+    for t in range(4):
+        alone = method(*(part[t : t + 1] for part in episode[:3]))
+        torch.testing.assert_close(alone[0], together[t])
+
+
+def test_other_numbers_of_the_classes_permute_the_probabilities(method) -> None:
+    episode = tasks(2)
+    renamed = torch.tensor([2, 0, 1])[episode.support_y]  # class 0 is called 2, and so on
+    expected = method(*episode[:3])
+    found = method(episode.support_x, renamed, episode.query_x)
+    torch.testing.assert_close(found[..., [2, 0, 1]], expected)
+
+
+def test_training_finds_a_space_in_which_tasks_are_solved(method) -> None:
+    """Classes differ in one direction; noise in all others hides it until f is trained."""
+    g = torch.Generator().manual_seed(1)
+
+    def hidden() -> Episode:
+        y = torch.arange(3).repeat(20, 2)
+        x = 3 * torch.randn(20, 12, FEATURES, generator=g, dtype=torch.float64)
+        x[..., 0] = 4 * torch.cat([y, y], dim=1) + 0.3 * x[..., 0]
+        return Episode(x[:, :6], y, x[:, 6:], y)
+
+    def accuracy(episode: Episode) -> float:
+        return float((method(*episode[:3]).argmax(-1) == episode.query_y).double().mean())
+
+    before = accuracy(hidden())
+    optimizer = torch.optim.Adam(method.parameters(), lr=0.03)
+    for _ in range(60):
+        optimizer.zero_grad()
+        method.training_loss(hidden()).backward()
+        optimizer.step()
+    assert accuracy(hidden()) > before + 0.15
+
+
+def test_shuffled_labels_leave_chance(method) -> None:
+    """1/3 of 2400 queries; right ones of a task are not independent, so the task is the unit."""
+    episode = tasks(200)
+    g = torch.Generator().manual_seed(2)
+    order = torch.rand(episode.query_y.shape, generator=g).argsort(dim=1)
+    shuffled = episode.query_y.gather(1, order)
+    right = (method(*episode[:3]).argmax(-1) == shuffled).double().mean(dim=1)
+    assert abs(right.mean() - 1 / 3) < 3 * right.std() / math.sqrt(200)
+
+
+# -- prototypical -------------------------------------------------------------------------------
+
+
+def test_prototypes_and_loss_by_hand() -> None:
+    support = vectors((0.0, 0.0), (4.0, 1.0), (2.0, 0.0))
+    labels, query = torch.tensor([[0, 1, 0]]), vectors((1.0, 1.0))
+    torch.testing.assert_close(prototypes(support, labels), vectors((1.0, 0.0), (4.0, 1.0)))
+    # Squared distances 1 and 9: p(0) = e^-1 / (e^-1 + e^-9).
+    method = PrototypicalNets(nn.Identity())
+    found = method(support, labels, query).exp().flatten()
+    expected = 1 / (1 + math.exp(-8))
+    assert found.tolist() == pytest.approx([expected, 1 - expected])
+    loss = method.training_loss(Episode(support, labels, query, torch.tensor([[1]])))
+    assert float(loss) == pytest.approx(8 + math.log1p(math.exp(-8)))
+
+
+# -- matching -----------------------------------------------------------------------------------
+
+
+def test_attention_and_loss_of_three_vectors_by_hand() -> None:
+    support = vectors((2.0, 0.0), (0.0, 3.0), (-1.0, 0.0))
+    labels, query = torch.tensor([[0, 1, 1]]), vectors((5.0, 0.0))
+    # Cosines 1, 0, -1: attention e, 1, 1/e over their sum; class 1 has the last two.
+    total = math.e + 1 + 1 / math.e
+    method = MatchingNets(nn.Identity())
+    found = method(support, labels, query).exp().flatten()
+    assert found.tolist() == pytest.approx([math.e / total, (1 + 1 / math.e) / total])
+    loss = method.training_loss(Episode(support, labels, query, torch.tensor([[1]])))
+    assert float(loss) == pytest.approx(-math.log((1 + 1 / math.e) / total))
+    # Squared distances 9, 34, 36.
+    distances = -similarities(query, support, "euclidean").flatten()
+    assert distances.tolist() == pytest.approx([9.0, 34.0, 36.0])
+    euclidean = MatchingNets(nn.Identity(), "euclidean")(support, labels, query).exp().flatten()
+    odds = math.exp(-25) + math.exp(-27)
+    assert euclidean.tolist() == pytest.approx([1 / (1 + odds), odds / (1 + odds)])
+
+
+def gates(weight_x: Tensor, weight_h: Tensor, bias: Tensor, x: Tensor, h: Tensor, c: Tensor):
+    """An LSTM step from its equations; torch orders the gates: input, forget, cell, output."""
+    i, f, g, o = (weight_x @ x + weight_h @ h + bias).chunk(4)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def test_full_context_is_that_of_the_papers_equations() -> None:
+    """Appendix A in loops over vectors; the hidden state of the second LSTM is [h, r]."""
+    torch.manual_seed(3)
+    steps, context = 3, FullContext(FEATURES, 3).double()
+    episode = tasks(1)
+    support, query = episode.support_x[0], episode.query_x[0]
+    found_support, found_query = (part[0] for part in context(support[None], query[None]))
+    lstm, zero = context.over_support, torch.zeros(FEATURES, dtype=torch.float64)
+    sums = [vector.clone() for vector in support]
+    for ending, order in (("", range(6)), ("_reverse", reversed(range(6)))):
+        h = c = zero
+        weights = [getattr(lstm, f"{name}_l0{ending}") for name in ("weight_ih", "weight_hh")]
+        bias = getattr(lstm, f"bias_ih_l0{ending}") + getattr(lstm, f"bias_hh_l0{ending}")
+        for i in order:
+            h, c = gates(*weights, bias, support[i], h, c)
+            sums[i] = sums[i] + h
+    torch.testing.assert_close(found_support, torch.stack(sums))
+    cell = context.of_query
+    on_x, on_r = cell.weight_ih.chunk(2, dim=1)
+    on_state, bias = torch.cat([cell.weight_hh, on_r], dim=1), cell.bias_ih + cell.bias_hh
+    for x, found in zip(query, found_query, strict=True):
+        h = c = r = zero
+        for _ in range(steps):
+            hidden, c = gates(on_x, on_state, bias, x, torch.cat([h, r]), c)
+            h = hidden + x
+            attention = torch.stack([h @ g for g in sums]).softmax(dim=0)
+            r = sum(a * g for a, g in zip(attention, sums, strict=True))
+        torch.testing.assert_close(found, h)
+
+
+# -- Siamese ------------------------------------------------------------------------------------
+
+
+def test_siamese_is_symmetric_in_its_pair() -> None:
+    method, episode = METHODS["siamese"]().double(), tasks(2)
+    a, b = episode.support_x, episode.query_x
+    torch.testing.assert_close(method.pair_logits(a, b), method.pair_logits(b, a).mT)
+    same = method.pair_logits(a, a).diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(same, method.same.bias.expand_as(same))
+
+
+def test_siamese_pairs_and_classes_by_hand() -> None:
+    method = SiameseNets(nn.Identity(), 2).double()
+    method.load_state_dict(
+        {"same.weight": torch.tensor([[-1.0, -2.0]]), "same.bias": torch.ones(1)}
+    )
+    support, labels = vectors((0.0, 0.0), (1.0, 0.0), (0.0, 2.0)), torch.tensor([[0, 0, 1]])
+    query = vectors((0.0, 1.0))
+    logits = [1 - 2.0, 1 - 1 - 2.0, 1 - 2.0]  # 1 - |x| - 2 |y|
+    assert method.pair_logits(query, support).flatten().tolist() == pytest.approx(logits)
+    p = [1 / (1 + math.exp(-z)) for z in logits]
+    for score, first in (("mean", (p[0] + p[1]) / 2), ("nearest", p[0])):
+        method.class_score = score
+        found = method(support, labels, query).exp().flatten()
+        assert found.tolist() == pytest.approx([first / (first + p[2]), p[2] / (first + p[2])])
+    loss = method.training_loss(Episode(support, labels, query, torch.tensor([[0]])))
+    same, different = -(math.log(p[0]) + math.log(p[1])) / 2, -math.log(1 - p[2])
+    assert loss.item() == pytest.approx((same + different) / 2)
+
+
+# -- the shell ----------------------------------------------------------------------------------
+
+
+def test_log_sums_over_classes() -> None:
+    values = torch.randn(2, 3, 5, dtype=torch.float64)
+    labels = torch.tensor([[0, 1, 1, 2, 0], [2, 2, 0, 1, 1]])
+    found = class_log_sums(values, labels)
+    for t in range(2):
+        for n in range(3):
+            expected = values[t][:, labels[t] == n].exp().sum(dim=1).log()
+            torch.testing.assert_close(found[t, :, n], expected)
+
+
+def test_evaluation_uses_running_statistics_and_leaves_no_trace() -> None:
+    torch.manual_seed(0)
+    learner = EpisodicLearner(PrototypicalNets(ConvEmbedding(channels=4)))
+    x = torch.rand(2, 10, 1, 28, 28)
+    y = torch.arange(5).repeat(2, 1)
+    episode = Episode(x[:, :5], y, x[:, 5:], y)
+    learner.meta_loss(episode).backward()  # moves the running statistics
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    whole = learner.outputs(episode)
+    assert whole.shape == (1, 2, 5, 5)
+    for name, value in learner.state_dict().items():
+        assert torch.equal(value, before[name])
+    one = learner.outputs(Episode(x[:1, :5], y[:1], x[:1, 5:6], y[:1, :1]))
+    torch.testing.assert_close(one[0, 0, 0], whole[0, 0, 0])  # alone, or among others
+    result = learner.evaluate(episode)
+    expected = F.nll_loss(whole[0, 1], y[1])
+    torch.testing.assert_close(result.loss[0, 1], expected)
+    assert result.metric.shape == (1, 2)
+
+
+def labels_without(number: int) -> Episode:
+    episode = tasks(2)
+    return episode._replace(support_y=episode.support_y.where(episode.support_y != number, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: EpisodicLearner(nn.Linear(2, 2)), "`model` must be a method .* got Linear"),
+        (lambda: MatchingNets(nn.Identity(), "manhattan"), "`distance` must be one of"),
+        (lambda: MatchingNets(nn.Identity(), context_steps=-1), "`context_steps` must be at least"),
+        (lambda: MatchingNets(nn.Identity(), context_steps=1), "`features` must be given"),
+        (lambda: SiameseNets(nn.Identity(), 2, "median"), "`class_score` must be one of"),
+        (lambda: learner().outputs(labels_without(1)), "`support_y` must hold each of the classes"),
+        (lambda: learner().outputs(tasks(1), inner_steps=2), "`inner_steps` must be 0"),
+        (lambda: learner().adapt(*tasks(1)[:2]), "`adapt` is for learners with an inner loop"),
+        (lambda: PrototypicalNets(nn.Unflatten(1, (2, 3)))(*tasks(1)[:3]), "`encoder` must return"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_named(call, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def learner() -> EpisodicLearner:
+    return EpisodicLearner(METHODS["prototypical"]().double())
+
+
+def test_tasks_may_not_be_normalised_together() -> None:
+    with pytest.raises(ValueError, match=r"`encoder` must not normalise tasks together.*norm'"):
+        PrototypicalNets(Conv4(5))

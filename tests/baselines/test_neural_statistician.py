@@ -1,0 +1,112 @@
+"""Neural statistician: KL divergences in closed form, its bound by hand, classes by divergence."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.distributions import Normal
+from torch.distributions import kl_divergence as kl_of_torch
+
+from lightning_maml import Episode
+from lightning_maml.baselines import EpisodicLearner, NeuralStatistician
+from lightning_maml.baselines.neural_statistician import Gaussian, kl_divergence, sets
+
+
+def method() -> NeuralStatistician:
+    torch.manual_seed(0)
+    return NeuralStatistician(channels=2, context=6, latent=3, hidden=8)
+
+
+def images(tasks: int, shots: int, seed: int = 0) -> Episode:
+    """Three classes of blurred squares in places of their own."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(3).repeat_interleave(shots).repeat(tasks, 1)
+    x = [0.1 * torch.rand(tasks, 3 * shots, 1, 28, 28, generator=g) for _ in range(2)]
+    corners = torch.randint(0, 20, (tasks, 3, 2), generator=g)
+    for part in x:
+        for t in range(tasks):
+            for e in range(3 * shots):
+                a, b = corners[t, y[0, e]].tolist()
+                part[t, e, 0, a : a + 8, b : b + 8] += 0.8
+    return Episode(x[0], y, x[1], y)
+
+
+def test_divergence_is_that_of_torch() -> None:
+    parts = torch.randn(4, 5, 7, dtype=torch.float64)
+    q, p = Gaussian(parts[0], parts[1]), Gaussian(parts[2], parts[3])
+    normals = [Normal(one.mean, (one.log_var / 2).exp()) for one in (q, p)]
+    torch.testing.assert_close(kl_divergence(q, p), kl_of_torch(*normals).sum(dim=-1))
+    # N(1, 4) against N(0, 1): (4 + 1 - 1 - log 4) / 2.
+    one = Gaussian(torch.ones(1), torch.full((1,), math.log(4)))
+    unit = Gaussian(torch.zeros(1), torch.zeros(1))
+    assert kl_divergence(one, unit).item() == pytest.approx((4 - math.log(4)) / 2)
+
+
+def test_samples_have_their_mean_and_variance() -> None:
+    torch.manual_seed(0)
+    drawn = Gaussian(torch.full((40_000,), 2.0), torch.full((40_000,), math.log(9.0))).sample()
+    assert drawn.mean().item() == pytest.approx(2, abs=3 * 3 / 200)
+    assert drawn.var().item() == pytest.approx(9, rel=0.03)
+
+
+def test_sets_are_the_images_of_a_class() -> None:
+    x = torch.arange(6.0).view(1, 6, 1)
+    found = sets(x, torch.tensor([[2, 0, 1, 0, 2, 1]]))
+    assert found.squeeze().tolist() == [[1, 3], [2, 5], [0, 4]]
+    with pytest.raises(ValueError, match=r"`support_y` must hold each class equally often"):
+        sets(x, torch.tensor([[0, 0, 0, 0, 1, 1]]))
+
+
+def test_bound_is_that_of_its_parts(monkeypatch) -> None:
+    """Without noise, set by set and image by image."""
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    model = method().eval()
+    binary = (images(1, 2).support_x > 0.5).float().view(3, 2, 1, 28, 28)
+    total = torch.zeros(())
+    for one in binary:
+        features = model.encoder(one)
+        c = model.of_set(model.of_image(features).mean(dim=0))
+        mean, log_var = c[:6], c[6:]
+        q_c = Normal(mean, (log_var / 2).exp())
+        total -= kl_of_torch(q_c, Normal(torch.zeros(6), torch.ones(6))).sum()
+        for k in range(2):
+            z = model.posterior(features[k : k + 1], mean[None])[0]
+            prior = model.prior(mean[None])[0]
+            both = [Normal(v[:3], (v[3:] / 2).exp()) for v in (z, prior)]
+            total -= kl_of_torch(*both).sum()
+            p = model.decoder(model.mix(z[None, :3], mean[None])).sigmoid()[0]
+            total += torch.where(one[k] > 0, p, 1 - p).log().sum()
+    torch.testing.assert_close(model.bound(binary), total / 6, rtol=1e-4, atol=1e-3)
+
+
+def test_the_bound_rises_and_classes_are_told_apart() -> None:
+    model = method()
+    torch.manual_seed(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for seed in range(60):
+        optimizer.zero_grad()
+        loss = model.training_loss(images(4, 2, seed))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    metric = EpisodicLearner(model).evaluate(images(60, 2, seed=999)).metric
+    assert metric.mean() > 0.45  # chance is 0.33 +- 0.025
+
+
+def test_tasks_and_queries_are_apart_and_shuffled_labels_leave_chance() -> None:
+    learner, episode = EpisodicLearner(method()), images(60, 2)
+    whole = learner.outputs(episode)[0]
+    torch.testing.assert_close(whole.exp().sum(-1), torch.ones_like(whole[..., 0]))
+    alone = Episode(*(part[1:2] for part in episode))
+    alone = alone._replace(query_x=alone.query_x[:, 4:5], query_y=alone.query_y[:, 4:5])
+    torch.testing.assert_close(learner.outputs(alone)[0, 0, 0], whole[1, 4], rtol=1e-4, atol=1e-5)
+    g = torch.Generator().manual_seed(2)
+    order = torch.rand(episode.query_y.shape, generator=g).argsort(dim=1)
+    shuffled = episode._replace(query_y=episode.query_y.gather(1, order))
+    right = learner.evaluate(shuffled).metric[0]
+    assert abs(right.mean() - 1 / 3) < 3 * right.std() / math.sqrt(60)
+    expected = F.nll_loss(whole[0], episode.query_y[0])
+    torch.testing.assert_close(learner.evaluate(episode).loss[0, 0], expected)
