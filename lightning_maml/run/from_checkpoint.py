@@ -1,6 +1,7 @@
 """Model and data of a command from its checkpoint, and what of the model may be changed then."""
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,18 +60,44 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A Lightning checkpoint, read with ``weights_only=True``.
 
     Raises:
-        ValueError: naming the path, if it is something else.
+        ValueError: naming the path, if it is something else, and the newest beside it that is none.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _whole(path)
     except Exception as error:  # pickle, zipfile, torch: each has types of its own
         raise ValueError(
             f"`--ckpt_path` must be a checkpoint of a run, got {path}, which cannot be read as one "
-            f"({type(error).__name__})."
+            f"({type(error).__name__}).{_instead_of(path)}"
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
-        raise ValueError(f"`--ckpt_path` must be a checkpoint of a run, got another file: {path}.")
+        raise ValueError(
+            f"`--ckpt_path` must be a checkpoint of a run, got another file: {path}."
+            f"{_instead_of(path)}"
+        )
     return content
+
+
+def _whole(path: Path) -> Any:
+    """The content of a file of torch; its checksums, which torch does not look at, are right."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if zipfile.is_zipfile(path):  # as all are since torch 1.6
+        with zipfile.ZipFile(path) as archive:
+            if (name := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{name} has changed")
+    return content
+
+
+def _instead_of(path: Path) -> str:
+    """Names the newest checkpoint in the folder of `path` that can be read."""
+    others = {other: other.stat().st_mtime_ns for other in path.parent.glob("*.ckpt")}
+    for other in sorted(others, key=lambda other: -others[other]):
+        try:
+            content = _whole(other)
+        except Exception:  # as above
+            continue
+        if isinstance(content, dict) and "state_dict" in content:
+            return f" The newest beside it that can be read is {other}."
+    return ""
 
 
 def settings_of(checkpoint: Mapping[str, Any], part: str) -> dict[str, Any] | None:
