@@ -154,11 +154,8 @@ def test_what_is_built_runs_in_an_environment_of_its_own(built, tmp_path, kind) 
 def test_the_wheel_holds_what_it_should(built) -> None:
     (wheel,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    for path in (
-        *(ROOT / "configs").glob("*.yaml"),
-        *(ROOT / "lightning_maml/weights").glob("*.*"),
-    ):
-        assert str(path.relative_to(ROOT)) in names
+    shipped = [*ROOT.glob("configs/*.yaml"), *ROOT.glob("lightning_maml/weights/*.ckpt")]
+    assert {path.relative_to(ROOT).as_posix() for path in shipped} <= names
     top = {name.partition("/")[0] for name in names}
     info = {name for name in top if name.endswith(".dist-info")}
     assert top - info == {"configs", "datamodules", "lightning_maml", "train.py"}

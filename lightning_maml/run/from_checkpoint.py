@@ -29,7 +29,8 @@ def find_checkpoint(setting: str, logger: Any) -> Path:
 
     "last" and "best" look into the folder of `logger` (its setting in the config; ``runs`` if it
     has none) for the run with the newest checkpoint: "last" is the newest file last*.ckpt in it,
-    or the newest at all; "best" is what the run's ModelCheckpoint found best.
+    or the newest at all, or one that goes further, where the run was killed right after it; "best"
+    is what the run's ModelCheckpoint found best.
 
     Raises:
         ValueError: naming the place, if nothing is there.
@@ -45,7 +46,8 @@ def find_checkpoint(setting: str, logger: Any) -> Path:
         raise ValueError(f"`--ckpt_path {setting}`: no checkpoint (*.ckpt) in {place.absolute()}.")
     run = [path for path in found if path.parent == found[-1].parent]
     if setting == "last":
-        return ([path for path in run if path.stem.startswith("last")] or run)[-1]
+        last = ([path for path in run if path.stem.startswith("last")] or run)[-1]
+        return _furthest(last, run[run.index(last) + 1 :])
     states = read_checkpoint(run[-1]).get("callbacks", {}).values()
     known = (s["best_model_path"] for s in states if s.get("monitor"))
     for best in filter(None, known):  # empty: nothing was validated yet
@@ -54,6 +56,19 @@ def find_checkpoint(setting: str, logger: Any) -> Path:
             if path.is_file():
                 return path
     raise ValueError(f"`--ckpt_path best`: no best checkpoint is known in {run[-1].parent}.")
+
+
+def _furthest(last: Path, newer: list[Path]) -> Path:
+    """The newest of `newer` that goes further than `last` and can be gone on from; or `last`."""
+    updates = read_checkpoint(last)["global_step"] if newer else 0
+    for path in reversed(newer):
+        try:
+            content = read_checkpoint(path)
+        except ValueError:  # another file, or damaged
+            continue
+        if content.get("global_step", 0) > updates and "optimizer_states" in content:
+            return path
+    return last
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
