@@ -20,7 +20,15 @@ def mse(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error: Eq. 2 with a mean for the sum, as in the authors' code.
 
     Shapes: ``[examples, ...]`` twice -> scalar.
+
+    Raises:
+        ValueError: if the shapes differ: torch would compare each number with each other.
     """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            "`prediction` and `target` must have the same shape, got "
+            f"{list(prediction.shape)} and {list(target.shape)}."
+        )
     return F.mse_loss(prediction, target)
 
 

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_maml.adapted import Adapted, Labels, Statistics, answer, fast_adapt
 from lightning_maml.engine import Engine
-from lightning_maml.episode import Episode, Question, check_episode
+from lightning_maml.episode import Episode, Question, check_episode, first_not_finite
 from lightning_maml.fingerprint import task_digests
 from lightning_maml.inner_loop import InnerLoop, Params
 from lightning_maml.inner_rules import InnerRule, rule_by_name
@@ -254,7 +254,7 @@ class MetaLearner(LightningModule):
         self._batches_since_update += 1
         if updates:
             self._batches_since_update = 0
-            norm = self._update(loss)
+            norm = self._update(loss, episode)
             if before is not None:
                 values = self._training_values(episode, before, result)
                 self._log_training(values | {"meta_grad_norm": norm})
@@ -349,7 +349,7 @@ class MetaLearner(LightningModule):
         episode = self._checked(episode)
         return self.engine.meta_loss(self.inner_loop, episode, self._step_sizes())
 
-    def _update(self, loss: Tensor) -> Tensor:
+    def _update(self, loss: Tensor, episode: Episode) -> Tensor:
         """One meta-update; returns the norm of the meta-gradient."""
         optimizer = self._optimizer()
         norm = self.meta_update.clip([p for g in optimizer.param_groups for p in g["params"]])
@@ -357,7 +357,7 @@ class MetaLearner(LightningModule):
             raise FloatingPointError(
                 f"The meta-loss ({loss.item():.4g}) or its gradient (norm {norm.item():.4g}) is "
                 f"not finite at meta-update {self.global_step + 1}; the weights are those before "
-                f"it. {self._remedy()}"
+                f"it. {self._where_not_finite(episode)}"
             )
         optimizer.step()
         optimizer.zero_grad()
@@ -371,6 +371,18 @@ class MetaLearner(LightningModule):
             f"The inner loop may diverge: try a smaller `inner_lr`, now "
             f"{self.inner_loop.step_sizes.inner_lr}, or fewer `inner_steps`, now "
             f"{self.inner_loop.steps}."
+        )
+
+    def _where_not_finite(self, episode: Episode) -> str:
+        """Where a meta-gradient that is not finite comes from."""
+        weights = {f"model.{name}": p for name, p in self.model.named_parameters()}
+        step_sizes = {f"inner_lrs.{name}": p for name, p in self._step_sizes().items()}
+        if (found := first_not_finite({**episode._asdict(), **step_sizes, **weights})) is not None:
+            return f"It comes from {found}."
+        grads = {n: p.grad for n, p in self.named_parameters() if p.grad is not None}
+        return (
+            f"Data and weights are finite (of the gradients the first that is not: "
+            f"{first_not_finite(grads)}). {self._remedy()}"
         )
 
     def _training_values(

@@ -21,7 +21,7 @@ class MLP(nn.Module):
             "xavier_uniform" (their policies': zero biases).
 
     Raises:
-        ValueError: if `init` is none of them.
+        ValueError: if `init` is none of them, or a size is below 1.
     """
 
     def __init__(
@@ -34,6 +34,10 @@ class MLP(nn.Module):
         super().__init__()
         if init not in get_args(Init):
             raise ValueError(f"`init` must be one of {list(get_args(Init))}, got {init!r}.")
+        given = {"in_features": [in_features], "out_features": [out_features], "hidden": hidden}
+        for name, values in given.items():
+            if any(value < 1 for value in values):
+                raise ValueError(f"`{name}` must be at least 1, got {values}.")
         sizes = [in_features, *hidden]
         self.layers = nn.ModuleList(map(nn.Linear, sizes, sizes[1:]))
         self.head = nn.Linear(sizes[-1], out_features)

@@ -29,12 +29,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write beside `path`, then rename.
 
         Raises:
+            OSError: naming `path`, if the disk does not take it; what was there stays.
             TypeError: if `storage_options` are given.
         """
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
-        else:
+            return
+        try:
             write_whole(Path(path), lambda file: torch.save(checkpoint, file), mode="wb")
+        except (OSError, RuntimeError) as error:  # torch's writer hides the system's in its own
+            cause = error if isinstance(error, OSError) else error.__context__ or error
+            raise OSError(
+                f"The checkpoint {path} cannot be written ({cause}); one that was there before is "
+                "as it was."
+            ) from error
 
 
 class RunState(Callback):
@@ -56,6 +64,21 @@ class RunState(Callback):
             states *= torch.distributed.get_world_size()
             torch.distributed.all_gather_object(states, generator_states())
         return {"generators": states, "seed": global_seed(), "commands": self._commands}
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write no weights that are not finite: nobody could go on from them.
+
+        Raises:
+            FloatingPointError: naming the tensor and the meta-update.
+        """
+        for name, parameter in pl_module.named_parameters():
+            if parameter.requires_grad and not parameter.isfinite().all():
+                raise FloatingPointError(
+                    f"`{name}` is not finite after meta-update {trainer.global_step}: no "
+                    "checkpoint is written. Try a smaller `meta_lr` or `inner_lr`."
+                )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the generators until training starts. Older checkpoints have no commands."""

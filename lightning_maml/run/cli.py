@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_maml.run.answers import AnswerFile, Asks, check_question
+from lightning_maml.run.config_files import with_found_configs
 from lightning_maml.run.console import debugging, fail, readable_output, without_boilerplate
 from lightning_maml.run.files import unused_stem
 from lightning_maml.run.folder import run_folder
@@ -43,16 +44,18 @@ are those of the checkpoint; `--ckpt_path last` and `best` are looked for in the
 folder of the config's logger (without a config: under runs/)."""
 
 
-def run(args: list[str] | None = None) -> None:
+def run(args: list[str] | None = None, configs: Path | None = None) -> None:
     """Run a command, given or that of the shell; errors of users end in one line, exit code 2.
 
-    A user's own classes are found in the working directory, too, as with ``python -m``.
+    A user's own classes are found in the working directory, too, as with ``python -m``. A config
+    that is no file is looked for in the folder `configs`.
     """
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
+    args = sys.argv[1:] if args is None else args
     with readable_output(["lightning_maml", "datamodules"]):
         try:
-            MetaLearningCLI(sys.argv[1:] if args is None else args)
+            MetaLearningCLI(with_found_configs(args, configs))
         except BaseException as error:
             code = error.code if isinstance(error, SystemExit) else 1
             finish(code if isinstance(code, int) else 1)
@@ -145,6 +148,19 @@ class MetaLearningCLI(LightningCLI):
         check_model(
             _plain(parser, saved)[name]["model"], _plain(parser, self.config)[name]["model"], path
         )
+
+    def _set_seed(self) -> None:
+        """As in Lightning, whose own refusal does not say what is wrong.
+
+        Raises:
+            ValueError: if the seed is not one of numpy's.
+        """
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+            raise ValueError(
+                f"`seed_everything` must be an integer from 0 to 2**32 - 1, got {seed}."
+            )
+        super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
         """Done in `parse_arguments`: Lightning's would let the checkpoint win over flags."""

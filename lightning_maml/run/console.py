@@ -13,7 +13,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
 SPEAKS_TO_USERS = ("lightning_maml", "datamodules", "lightning")
-USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, MisconfigurationException)
+USER_ERRORS = (ValueError, OSError, FloatingPointError, MisconfigurationException)
+MAX_GIVEN = 100  # characters of a wrong value that are repeated; the settings of a class have more
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # the loaders gather from memory, workers only cost
     ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
@@ -66,10 +67,11 @@ def without_boilerplate(message: str) -> str:
         "Subtypes:",
         "Errors:",
         "- Expected a <class 'None",
-        "Given",
+        "Given value type",
     )
     lines = [line.strip() for line in message.splitlines()]
-    return " ".join(line for line in lines if not line.startswith(boilerplate))
+    kept = (line for line in lines if not line.startswith(boilerplate))
+    return " ".join(line for line in kept if len(line) < MAX_GIVEN or not line.startswith("Given"))
 
 
 def _for_users(error: BaseException | None) -> str | None:

@@ -1,6 +1,7 @@
 """Model and data of a command from its checkpoint, and what of the model may be changed then."""
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def find_checkpoint(setting: str, logger: Any) -> Path:
 
     "last" and "best" look into the folder of `logger` (its setting in the config; ``runs`` if it
     has none) for the run with the newest checkpoint: "last" is the newest file last*.ckpt in it,
-    or the newest at all; "best" is what the run's ModelCheckpoint found best.
+    or the newest at all, or one that goes further, where the run was killed right after it; "best"
+    is what the run's ModelCheckpoint found best.
 
     Raises:
         ValueError: naming the place, if nothing is there.
@@ -45,7 +47,8 @@ def find_checkpoint(setting: str, logger: Any) -> Path:
         raise ValueError(f"`--ckpt_path {setting}`: no checkpoint (*.ckpt) in {place.absolute()}.")
     run = [path for path in found if path.parent == found[-1].parent]
     if setting == "last":
-        return ([path for path in run if path.stem.startswith("last")] or run)[-1]
+        last = ([path for path in run if path.stem.startswith("last")] or run)[-1]
+        return _furthest(last, run[run.index(last) + 1 :])
     states = read_checkpoint(run[-1]).get("callbacks", {}).values()
     known = (s["best_model_path"] for s in states if s.get("monitor"))
     for best in filter(None, known):  # empty: nothing was validated yet
@@ -56,22 +59,61 @@ def find_checkpoint(setting: str, logger: Any) -> Path:
     raise ValueError(f"`--ckpt_path best`: no best checkpoint is known in {run[-1].parent}.")
 
 
+def _furthest(last: Path, newer: list[Path]) -> Path:
+    """The newest of `newer` that goes further than `last` and can be gone on from; or `last`."""
+    updates = read_checkpoint(last)["global_step"] if newer else 0
+    for path in reversed(newer):
+        try:
+            content = read_checkpoint(path)
+        except ValueError:  # another file, or damaged
+            continue
+        if content.get("global_step", 0) > updates and "optimizer_states" in content:
+            return path
+    return last
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A Lightning checkpoint, read with ``weights_only=True``.
 
     Raises:
-        ValueError: naming the path, if it is something else.
+        ValueError: naming the path, if it is something else, and the newest beside it that is none.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _whole(path)
     except Exception as error:  # pickle, zipfile, torch: each has types of its own
         raise ValueError(
             f"`--ckpt_path` must be a checkpoint of a run, got {path}, which cannot be read as one "
-            f"({type(error).__name__})."
+            f"({type(error).__name__}).{_instead_of(path)}"
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
-        raise ValueError(f"`--ckpt_path` must be a checkpoint of a run, got another file: {path}.")
+        raise ValueError(
+            f"`--ckpt_path` must be a checkpoint of a run, got another file: {path}."
+            f"{_instead_of(path)}"
+        )
     return content
+
+
+def _whole(path: Path) -> Any:
+    """The content of a file of torch; its checksums, which torch does not look at, are right."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if zipfile.is_zipfile(path):  # as all are since torch 1.6
+        with zipfile.ZipFile(path) as archive:
+            if (name := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{name} has changed")
+    return content
+
+
+def _instead_of(path: Path) -> str:
+    """Names the newest checkpoint in the folder of `path` that can be read."""
+    others = {other: other.stat().st_mtime_ns for other in path.parent.glob("*.ckpt")}
+    for other in sorted(others, key=lambda other: -others[other]):
+        try:
+            content = _whole(other)
+        except Exception:  # as above
+            continue
+        if isinstance(content, dict) and "state_dict" in content:
+            return f" The newest beside it that can be read is {other}."
+    return ""
 
 
 def settings_of(checkpoint: Mapping[str, Any], part: str) -> dict[str, Any] | None:

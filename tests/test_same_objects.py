@@ -1,0 +1,66 @@
+"""The same learner, data and trainers again and again; validation changes nothing."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from datamodules import Sinusoid
+from lightning_maml import MetaLearner
+from lightning_maml.run.checkpointing import generator_states
+from tests.run.test_resume import assert_same
+from tests.test_meta_learner import trainer
+
+
+def learner(**settings: Any) -> MetaLearner:
+    torch.manual_seed(0)
+    layers = [nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Tanh(), nn.Linear(8, 1)]
+    return MetaLearner(nn.Sequential(*layers), loss="mse", learn_inner_lr="per_tensor", **settings)
+
+
+def data() -> Sinusoid:
+    return Sinusoid(meta_batch_size=2, val_tasks=6, test_tasks=4, train_batches_per_epoch=5)
+
+
+def state(maml: MetaLearner) -> dict[str, Any]:
+    """All that validation could change: weights, buffers, modes, gradients, generators."""
+    return deepcopy(
+        {
+            "state": dict(maml.state_dict()),
+            "modes": [module.training for module in maml.modules()],
+            "grads": {n: p.grad for n, p in maml.named_parameters() if p.grad is not None},
+            "generators": {k: v for k, v in generator_states().items() if k != "python"},
+            "python": str(generator_states()["python"]),
+        }
+    )
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_evaluation_changes_nothing(tmp_path, stage) -> None:
+    maml, tasks = learner(), data()
+    trainer(tmp_path, max_steps=3).fit(maml, tasks)
+    before = state(maml)
+    verbose = {} if stage == "predict" else {"verbose": False}
+    getattr(trainer(tmp_path), stage)(maml, tasks, **verbose)
+    assert_same(state(maml), before)
+
+
+def test_validate_fit_validate_fit_with_the_same_objects(tmp_path) -> None:
+    """As without the validations, to the bit; and each gives the same numbers again."""
+    weights = []
+    for validates in (False, True):
+        maml, tasks, seen = learner(), data(), []
+        run = trainer(tmp_path, max_steps=5, num_sanity_val_steps=0, limit_val_batches=1.0)
+        torch.manual_seed(1)
+        for steps in (5, 10):
+            for _ in range(2 * validates):
+                seen.append(run.validate(maml, tasks, verbose=False)[0])
+            run.fit_loop.epoch_loop.max_steps = steps
+            run.fit(maml, tasks)
+        weights.append(maml.state_dict())
+    assert seen[0] == seen[1]
+    assert seen[2] == seen[3]
+    assert seen[0] != seen[2]
+    assert_same(dict(weights[0]), dict(weights[1]))
