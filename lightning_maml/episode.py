@@ -3,7 +3,7 @@
 The one thing that data and learners share. Every tensor has a leading task axis.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -96,19 +96,6 @@ def check_episode(episode: Episode) -> Episode:
         support_y=_integers_as_int64(episode.support_y),
         query_y=_integers_as_int64(episode.query_y),
     )
-
-
-def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Name and place of the first number that is not finite; None if all are.
-
-    >>> first_not_finite({"a": torch.ones(2), "b": torch.tensor([[1.0, torch.nan]])})
-    '`b`, nan at [0, 1]'
-    """
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            place = (~tensor.isfinite()).nonzero()[0].tolist()
-            return f"`{name}`, {tensor[tuple(place)].item()} at {place}"
-    return None
 
 
 def _integers_as_int64(labels: Tensor) -> Tensor:

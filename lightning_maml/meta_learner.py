@@ -6,14 +6,13 @@ from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_maml.adapted import Adapted, Labels, Statistics, answer, fast_adapt
 from lightning_maml.engine import Engine
-from lightning_maml.episode import Episode, Question, check_episode, first_not_finite
+from lightning_maml.episode import Episode, Question, check_episode
 from lightning_maml.fingerprint import task_digests
 from lightning_maml.inner_loop import InnerLoop, Params
 from lightning_maml.inner_rules import InnerRule, rule_by_name
@@ -28,9 +27,17 @@ from lightning_maml.losses import (
     worst_of,
 )
 from lightning_maml.meta_gradient import MetaGradient
-from lightning_maml.meta_update import MetaUpdate, OptimizerFactory, SchedulerFactory
+from lightning_maml.meta_update import (
+    MetaUpdate,
+    OptimizerFactory,
+    SchedulerFactory,
+    gather_again,
+    gathered,
+)
 from lightning_maml.models.batch_norm import with_episode_statistics
+from lightning_maml.not_finite import where_not_finite
 from lightning_maml.run.callbacks import callbacks_for
+from lightning_maml.run.hyperparameters import not_plain
 from lightning_maml.run.progress import TaskRate
 from lightning_maml.run.trainer_checks import check_outputs
 from lightning_maml.start import MakesTensors
@@ -118,21 +125,21 @@ class MetaLearner(LightningModule):
         loss, metric, inner_lr = as_import_path(loss), as_import_path(metric), as_floats(inner_lr)
         eval_inner_lr = None if eval_inner_lr is None else as_floats(eval_inner_lr)
         rule, inner_rule = rule_by_name(inner_rule), str(inner_rule)  # plain: see rule_by_name
-        self.save_hyperparameters(ignore=_not_plain([model, loss, metric, optimizer, scheduler]))
+        self.save_hyperparameters(ignore=not_plain(locals()))
         self.automatic_optimization = False
         self.model = self._with_batch_norm(model)
         self.loss = by_name(loss, LOSSES, "loss")
         self.metric_name, self.metric = metric_for(self.loss, metric)
         weights = None if step_weights is None else tuple(step_weights)
-        self.inner_loop = InnerLoop(
-            inner_steps, StepSizes(inner_lr, learn_inner_lr), first_order, rule, weights
-        )  # fmt: skip
+        sizes = StepSizes(inner_lr, learn_inner_lr)
+        self.inner_loop = InnerLoop(inner_steps, sizes, first_order, rule, weights)
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
         if self.eval_inner_steps < 0:
             raise ValueError(f"`eval_inner_steps` must be >= 0, got {eval_inner_steps}.")
         self.eval_step_sizes = evaluation_sizes(eval_inner_lr, learn_inner_lr)
         self.engine = Engine(self.model, self.loss, adapts, tasks_at_once, derivation, compile)
-        self.inner_lrs = nn.ParameterDict(self._initial_inner_lrs())
+        initial = sizes.initial(self.engine.tensors().stepped, inner_steps)
+        self.inner_lrs = nn.ParameterDict({n.replace(".", "/"): a for n, a in initial.items()})
         self.meta_update = MetaUpdate(
             meta_lr, optimizer, scheduler, clip_meta_grad_value, clip_meta_grad_norm,
             accumulate_batches,
@@ -140,8 +147,6 @@ class MetaLearner(LightningModule):
         self._batches_since_update = 0
         self.curve, self._rate = TaskCurve(), TaskRate()
         self.watched: dict[str, float] = {}
-
-    # -- what other code calls ------------------------------------------------------------------
 
     @classmethod
     def from_pretrained(cls, name: str) -> Self:
@@ -208,8 +213,6 @@ class MetaLearner(LightningModule):
         loop = self._loop(inner_steps)
         return self.engine.curve(loop, check_episode(episode), self._step_sizes()).output
 
-    # -- Lightning ------------------------------------------------------------------------------
-
     def configure_callbacks(self) -> list[Callback]:
         """Refuse Trainer settings that cannot work here; add what every run has (run/)."""
         return callbacks_for(self.trainer)
@@ -221,8 +224,7 @@ class MetaLearner(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was gathered for a meta-update that is not complete."""
         if self._batches_since_update:
-            grads = {n: p.grad for n, p in self.named_parameters() if p.grad is not None}
-            checkpoint["gathered"] = {"batches": self._batches_since_update, "grads": grads}
+            checkpoint["gathered"] = gathered(self, self._batches_since_update)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Have it ready for `on_train_start`."""
@@ -236,10 +238,7 @@ class MetaLearner(LightningModule):
         resumed = self._gathered if self.trainer.ckpt_path is not None else None
         self._gathered, self._batches_since_update = None, 0
         if resumed is not None:
-            self._batches_since_update = resumed["batches"]
-            parameters = dict(self.named_parameters())
-            for name, grad in resumed["grads"].items():
-                parameters[name].grad = grad.to(parameters[name], copy=True)
+            self._batches_since_update = gather_again(self, resumed)
         self._rate.restart()
 
     def training_step(self, episode: Episode, batch_idx: int) -> None:
@@ -302,8 +301,6 @@ class MetaLearner(LightningModule):
         """What a metric that is not finite counts as in a median."""
         return worst_of(self.metric, self.loss)
 
-    # -- internals ------------------------------------------------------------------------------
-
     def _with_batch_norm(self, model: nn.Module) -> nn.Module:
         return with_episode_statistics(model)
 
@@ -330,13 +327,8 @@ class MetaLearner(LightningModule):
             check_labels(episode.query_y, self._outputs, "query_y")
         return episode
 
-    def _initial_inner_lrs(self) -> dict[str, nn.Parameter]:
-        stepped = self.engine.tensors().stepped
-        initial = self.inner_loop.step_sizes.initial(stepped, self.inner_loop.steps)
-        # The names of registered parameters must not contain dots.
-        return {name.replace(".", "/"): nn.Parameter(alpha) for name, alpha in initial.items()}
-
     def _step_sizes(self) -> dict[str, Tensor]:
+        # The names of registered parameters must not contain dots.
         return {name.replace("/", "."): alpha for name, alpha in self.inner_lrs.items()}
 
     def _loop(self, inner_steps: int | None) -> InnerLoop:
@@ -357,7 +349,7 @@ class MetaLearner(LightningModule):
             raise FloatingPointError(
                 f"The meta-loss ({loss.item():.4g}) or its gradient (norm {norm.item():.4g}) is "
                 f"not finite at meta-update {self.global_step + 1}; the weights are those before "
-                f"it. {self._where_not_finite(episode)}"
+                f"it. {where_not_finite(episode, self, self._remedy())}"
             )
         optimizer.step()
         optimizer.zero_grad()
@@ -373,18 +365,6 @@ class MetaLearner(LightningModule):
             f"{self.inner_loop.steps}."
         )
 
-    def _where_not_finite(self, episode: Episode) -> str:
-        """Where a meta-gradient that is not finite comes from."""
-        weights = {f"model.{name}": p for name, p in self.model.named_parameters()}
-        step_sizes = {f"inner_lrs.{name}": p for name, p in self._step_sizes().items()}
-        if (found := first_not_finite({**episode._asdict(), **step_sizes, **weights})) is not None:
-            return f"It comes from {found}."
-        grads = {n: p.grad for n, p in self.named_parameters() if p.grad is not None}
-        return (
-            f"Data and weights are finite (of the gradients the first that is not: "
-            f"{first_not_finite(grads)}). {self._remedy()}"
-        )
-
     def _training_values(
         self, episode: Episode, before: EvalResult, result: MetaGradient
     ) -> dict[str, Tensor]:
@@ -398,9 +378,8 @@ class MetaLearner(LightningModule):
         }
 
     def _log_training(self, values: dict[str, Tensor]) -> None:
-        mean = self.trainer.strategy.reduce(
-            torch.stack([*values.values()]).float(), reduce_op="mean"
-        )
+        together = torch.stack([*values.values()]).float()
+        mean = self.trainer.strategy.reduce(together, reduce_op="mean")
         self.watched = dict(zip(values, mean.tolist(), strict=True))
         self.watched["meta_lr"] = float(self._optimizer().param_groups[0]["lr"])
         self.watched["tasks_per_s"] = self._rate.read()
@@ -419,14 +398,3 @@ class MetaLearner(LightningModule):
         values = curve_values(summary, stage, self.metric_name)
         self.log_dict(values | {"step": float(self.global_step)})
         return summary.mean[-1]
-
-
-def _not_plain(settings: Sequence[Any]) -> list[str]:
-    """Names of those settings that a checkpoint cannot hold as plain data.
-
-    The command line hands Lightning its own, plain description of all settings.
-    """
-    if _given_hyperparameters.get() is not None:
-        return []
-    names = ("model", "loss", "metric", "optimizer", "scheduler")
-    return [name for name, value in zip(names, settings, strict=True) if callable(value)]

@@ -63,3 +63,17 @@ class MetaUpdate:
         if self.clip_norm is not None:
             clip_grad_norm_(parameters, self.clip_norm)
         return norm
+
+
+def gathered(module: nn.Module, batches: int) -> dict[str, Any]:
+    """What `batches` batches have left for a meta-update that is not complete."""
+    grads = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    return {"batches": batches, "grads": grads}
+
+
+def gather_again(module: nn.Module, left: dict[str, Any]) -> int:
+    """Put it back, from a checkpoint; the number of batches."""
+    parameters = dict(module.named_parameters())
+    for name, grad in left["grads"].items():
+        parameters[name].grad = grad.to(parameters[name], copy=True)
+    return int(left["batches"])

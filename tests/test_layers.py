@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = {
-    0: ("episode", "losses", "confidence", "fingerprint", "random_state"),
+    0: ("episode", "losses", "confidence", "fingerprint", "not_finite", "random_state"),
     1: (
         "inner_rules",
         "joint_operators",

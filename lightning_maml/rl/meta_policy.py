@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 
@@ -27,6 +26,7 @@ from lightning_maml.rl.trpo import Trpo, check_trpo
 from lightning_maml.rl.videos import Videos
 from lightning_maml.run.callbacks import callbacks_for
 from lightning_maml.run.figures import Picture
+from lightning_maml.run.hyperparameters import by_command_line
 from lightning_maml.run.progress import TaskRate
 from lightning_maml.run.trainer_checks import check_policy_trainer
 from lightning_maml.step_sizes import StepSizes
@@ -113,8 +113,7 @@ class MetaPolicy(LightningModule):
         render: bool = False,
     ) -> None:
         super().__init__()
-        by_cli = _given_hyperparameters.get() is not None
-        self.save_hyperparameters(ignore=[] if by_cli else ["policy", "environment"])
+        self.save_hyperparameters(ignore=[] if by_command_line() else ["policy", "environment"])
         self.automatic_optimization = False
         check_counts(
             inner_steps=(inner_steps, 0),
