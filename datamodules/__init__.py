@@ -7,6 +7,7 @@ from datamodules.omniglot import Omniglot
 from datamodules.rl_tasks import RLTasks
 from datamodules.sinusoid import Sinusoid
 from datamodules.tensor_tasks import TensorTasks
+from datamodules.torchvision_classes import TorchvisionClasses
 
 __all__ = [
     "Glyphs",
@@ -16,4 +17,5 @@ __all__ = [
     "RLTasks",
     "Sinusoid",
     "TensorTasks",
+    "TorchvisionClasses",
 ]
