@@ -155,7 +155,7 @@ def test_each_label_is_one_class_and_each_image_comes_once(tmp_path: Path) -> No
 def test_images_are_read_once_for_any_split(tmp_path: Path, monkeypatch: Any) -> None:
     lists = {"train": ["kind 3", "kind 0"], "test": ["kind 11"]}
     make(tmp_path, classes=lists, fractions=None).prepare_data()
-    monkeypatch.setattr(Fake, "__getitem__", None)
+    monkeypatch.setattr(f"{HERE}.Fake.__getitem__", None)
     splits = make(tmp_path, classes=lists, fractions=None).class_images()
     assert {split: images.names for split, images in splits.items()} == {
         "train": ("kind 0", "kind 3"),
@@ -322,7 +322,7 @@ def test_download_when_asked_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("nothing", {}, "`dataset` must be a class of torchvision.datasets, .* nothing"),
+        ("nothing", {}, "`dataset` must be a class of torchvision.datasets, .*nothing'"),
         ("labels_of", {}, "`dataset` must be a class, got"),
         ("Fake", {"parts": ({"split": "a"},)}, r"`parts` must be arguments of .*Fake, root, part"),
         ("Fake", {"parts": ()}, "`parts` must hold the arguments of at least one part"),
@@ -353,7 +353,7 @@ def test_what_does_not_fit_is_named(
 
 
 def test_classes_of_one_name_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(Fake, "classes", ("a", "b", "a"))
+    monkeypatch.setattr(f"{HERE}.Fake.classes", ("a", "b", "a"))
     with pytest.raises(ValueError, match=r"different names, got twice \['a'\]"):
         make(tmp_path).class_images()
 
