@@ -8,6 +8,7 @@ from datamodules.omniglot import Omniglot
 from datamodules.rl_tasks import RLTasks
 from datamodules.sinusoid import Sinusoid
 from datamodules.tensor_tasks import TensorTasks
+from datamodules.torchvision_classes import TorchvisionClasses
 
 __all__ = [
     "FewShotFolder",
@@ -18,4 +19,5 @@ __all__ = [
     "RLTasks",
     "Sinusoid",
     "TensorTasks",
+    "TorchvisionClasses",
 ]

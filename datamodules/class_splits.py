@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from datamodules.class_folders import ClassFiles
 from datamodules.sampling import SPLITS, check_seed, choose_distinct, uniforms
 from datamodules.split_checks import check_disjoint_names
 
@@ -12,8 +12,12 @@ FRACTIONS = (0.64, 0.16, 0.2)  # those of mini-ImageNet
 ROUNDING = 1e-9  # fractions may sum to so much more than 1
 SHOWN = 5  # so many names in an error
 
+Content = TypeVar("Content")  # what is known of a class, e.g. its files
 
-def split_by_sizes(classes: ClassFiles, sizes: Sequence[int], seed: int) -> dict[str, ClassFiles]:
+
+def split_by_sizes(
+    classes: Mapping[str, Content], sizes: Sequence[int], seed: int
+) -> dict[str, dict[str, Content]]:
     """Consecutive parts of one shuffle of the sorted names, of given sizes, each sorted by name.
 
     The order in which the classes come does not matter.
@@ -21,7 +25,8 @@ def split_by_sizes(classes: ClassFiles, sizes: Sequence[int], seed: int) -> dict
     names = sorted(classes)
     assert sum(sizes) <= len(names)
     shuffle = choose_distinct(uniforms(seed, "train", 0, 1, len(names)), len(names))[0]
-    splits, first = {}, 0
+    splits: dict[str, dict[str, Content]] = {}
+    first = 0
     for split, size in zip(SPLITS, sizes, strict=True):
         chosen = sorted(names[i] for i in shuffle[first : first + size])
         splits[split] = {name: classes[name] for name in chosen}
@@ -76,7 +81,7 @@ class ClassSplit:
         both = {"fractions": self.fractions, "classes": self.classes}
         return next((name for name, value in both.items() if value is not None), None)
 
-    def __call__(self, files: ClassFiles) -> dict[str, ClassFiles]:
+    def __call__(self, files: Mapping[str, Content]) -> dict[str, dict[str, Content]]:
         """The classes of each split that is to have some.
 
         Raises:
@@ -114,7 +119,9 @@ def _check_lists(classes: Mapping[str, Sequence[str]]) -> None:
     check_disjoint_names(classes, "`classes`: the splits")
 
 
-def _by_lists(files: ClassFiles, classes: Mapping[str, Sequence[str]]) -> dict[str, ClassFiles]:
+def _by_lists(
+    files: Mapping[str, Content], classes: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Content]]:
     unknown = sorted({name for names in classes.values() for name in names} - set(files))
     if unknown:
         more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""

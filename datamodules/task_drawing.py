@@ -69,8 +69,9 @@ class TasksMade:
 
 
 class Groups(NamedTuple):
-    """A set's examples by class: ``rows`` lists them class after class."""
+    """A set's examples by class: ``rows`` lists them class after class, in order of ``labels``."""
 
+    labels: list[int]
     rows: Integers
     starts: Integers
     counts: Integers
@@ -114,6 +115,11 @@ class ArrayTasks:
             ValueError: naming the task, if it has too few classes or examples for `sizes`.
         """
         found = [self._by_class(examples, task.name) for examples in task.sets]
+        if found[0].labels != found[-1].labels:
+            raise ValueError(
+                f"the task {task.name}: `support_y` and `query_y` must hold the same classes, "
+                f"got {found[0].labels} and {found[-1].labels}."
+            )
         shots = {"`k_shot`": self.sizes.k_shot, "`query_shot`": self.sizes.query_shot}
         wanted = [shots] if len(found) == 1 else [{name: n} for name, n in shots.items()]
         for groups, counts in zip(found, wanted, strict=True):
@@ -130,7 +136,7 @@ class ArrayTasks:
     def _by_class(self, examples: Examples, name: str) -> Groups:
         y = examples.y.numpy()
         if not self.by_class:
-            return Groups(np.arange(len(y)), np.array([0]), np.array([len(y)]))
+            return Groups([0], np.arange(len(y)), np.array([0]), np.array([len(y)]))
         if y.ndim != 1 or y.dtype.kind != "i":
             raise ValueError(
                 f"the task {name}: `y` must be integer class numbers [examples] where `n_way` is "
@@ -148,7 +154,7 @@ class ArrayTasks:
                 f"(`n_way`) and no others, got {labels.tolist()}. `relabel` would draw classes "
                 "and number them."
             )
-        return Groups(np.argsort(y, kind="stable"), starts, counts)
+        return Groups(labels.tolist(), np.argsort(y, kind="stable"), starts, counts)
 
     def _draw(self, task: TaskArrays, number: int, sizes: Sizes) -> Episode:
         groups = self.grouped(task)

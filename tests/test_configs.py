@@ -58,6 +58,12 @@ OTHERS = {  # on the paper's data
 }
 PAPER |= OTHERS
 FIRST_ORDER = {name for name in PAPER if "first_order" in name} | {"mini_5shot_resnet12"}
+# The settings of mini-ImageNet on data sets of torchvision (tests of their splits:
+# datamodules/test_torchvision_classes.py).
+CIFAR = [f"{data}_5way_{k}shot" for data in ("cifar_fs", "fc100") for k in (1, 5)]
+PHOTOS = [f"{data}_5way_1shot" for data in ("flowers", "aircraft", "dtd")] + ["eurosat_3way_1shot"]
+TORCHVISION = [*CIFAR, *PHOTOS]
+PAPER |= {name: PAPER["mini_5shot" if "5shot" in name else "mini_1shot"] for name in TORCHVISION}
 # Sec. 5.1 and App. C.1: the baselines have no inner loop; `inner_lr` is that of validation.
 PRETRAINED = ["sinusoid_oracle", "sinusoid_pretrained"]
 MULTI_TASK = ["sinusoid_multi_task", "sinusoid_multi_task_l2", "sinusoid_multi_task_l2_to_mean"]
@@ -134,6 +140,8 @@ NETWORKS = {
     },
 }
 NETWORKS["glyphs"] = NETWORKS["omniglot"]
+NETWORKS |= {name.partition("_")[0]: NETWORKS["mini"] for name in PHOTOS}
+NETWORKS |= {data: NETWORKS["mini"] | {"image_size": 32} for data in ("cifar", "fc100")}
 # App. C.2 does not give sizes: ours, and the inputs that the network then has.
 CONTEXT = {
     "sinusoid": (20, {"in_features": 21}),
@@ -163,6 +171,16 @@ SMALL_CONTEXT = [
     "--model.model.init_args.features=50",
 ]
 SMALL["cheetah"] = SMALL["ant"] = SMALL["point"]
+SMALL |= {
+    name.partition("_")[0]: [
+        *SMALL["mini"],
+        "--data.dataset=tests.test_configs.Noise",
+        "--data.parts=[{}]",
+        "--data.classes=null",
+        "--data.fractions=[0.4, 0.3, 0.3]",
+    ]
+    for name in TORCHVISION
+}
 NO_FILES = ("sinusoid", "glyphs", "point", "cheetah", "ant")  # their data need none
 TWO_STEPS = [
     "--trainer.max_steps=2",
@@ -206,7 +224,23 @@ def with_named_loggers(name: str) -> dict[str, Any]:
 
 
 def n_way(name: str) -> int:
-    return 20 if "20way" in name else 5
+    return int(re.findall(r"(\d+)way", name)[0]) if "way" in name else 5
+
+
+class Noise:
+    """A data set like torchvision's: two 9x9 images of each of 20 classes."""
+
+    classes = tuple(f"noise {number}" for number in range(20))
+    targets = tuple(number // 2 for number in range(40))
+
+    def __init__(self, root: str) -> None:
+        self.pixels = np.random.default_rng(0).integers(0, 256, (40, 9, 9, 3), np.uint8)
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, i: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.pixels[i]), self.targets[i]
 
 
 def test_there_is_a_config_for_each_row_of_the_table() -> None:
@@ -229,7 +263,8 @@ def test_numbers_are_those_of_the_paper(name) -> None:
     )
     assert model["meta_lr"] == (0.003 if name.startswith("glyphs") else 0.001)
     assert model["first_order"] == (name in FIRST_ORDER)
-    assert model["clip_meta_grad_value"] == (10.0 if name.startswith("mini") else None)
+    clips = name.startswith("mini") or name in TORCHVISION
+    assert model["clip_meta_grad_value"] == (10.0 if clips else None)
     assert data["test_tasks"] == 600
 
 
@@ -485,6 +520,27 @@ def test_generated_characters_differ_from_omniglot_in_data_and_schedule() -> Non
     assert updates == settings["trainer"]["max_steps"]
 
 
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_data_sets_of_torchvision_have_the_settings_of_mini_imagenet(name) -> None:
+    keys = differing("mini_5shot" if "5shot" in name else "mini_1shot", name)
+    expected = {"model.tasks_at_once", "model.model.image_size"} if name in CIFAR else set()
+    expected |= {"model.model.n_way"} if n_way(name) != 5 else set()
+    assert {key for key in keys if not key.startswith("data.")} == expected
+    more = {key for key in keys if key.startswith("data.")} - {"data.n_way"}
+    assert more - {"data.fractions"} - {f"data.classes.{s}" for s in ("train", "val", "test")} == {
+        "data.class_path",
+        "data.dataset",
+        "data.parts",
+        "data.image_size",
+    }
+
+
+@pytest.mark.parametrize("k_shot", [1, 5])
+def test_fc100_differs_from_cifar_fs_in_its_classes(k_shot) -> None:
+    keys = differing(f"cifar_fs_5way_{k_shot}shot", f"fc100_5way_{k_shot}shot")
+    assert keys == {f"data.classes.{split}" for split in ("train", "val", "test")}
+
+
 @pytest.mark.parametrize("k_shot", [1, 5])
 def test_context_vector_of_omniglot_is_another_setting_of_the_inner_loop(k_shot) -> None:
     base = f"omniglot_5way_{k_shot}shot"
@@ -579,6 +635,7 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SLOW = {"mini_5shot_anil", "mini_5shot_boil", "mini_5shot_meta_sgd", "mini_5shot_resnet12"}
 ALWAYS = {"point", "point_context", "cheetah_direction_oracle", "ant_velocity"}  # of the policies
 ALWAYS |= {"omniglot_20way_5shot_siamese", "omniglot_5way_1shot_prototypical_short"}
+ALWAYS |= {"cifar_fs_5way_1shot", "eurosat_3way_1shot"}  # of torchvision's data sets
 ALWAYS |= {
     "mini_1shot_matching",
     "omniglot_5way_1shot_mann",
@@ -588,7 +645,7 @@ ALWAYS |= {
 RUNS = [
     pytest.param(name, marks=[pytest.mark.slow] if seldom and name not in ALWAYS else [])
     for name in NAMES
-    for seldom in [name.startswith(tuple(RL_TASKS)) or name in {*SLOW, *EPISODIC}]
+    for seldom in [name.startswith(tuple(RL_TASKS)) or name in {*SLOW, *EPISODIC, *TORCHVISION}]
 ]
 
 

@@ -32,6 +32,7 @@ from lightning_maml.run.from_checkpoint import (
     read_checkpoint,
     settings_from_python,
     settings_of,
+    task_settings,
 )
 from lightning_maml.run.predictions import PredictionFile
 from lightning_maml.run.progress import MetaProgressBar
@@ -137,8 +138,8 @@ class MetaLearningCLI(LightningCLI):
             model = settings_from_python(checkpoint, path, plain)
         base = {"model": model}
         data = settings_of(checkpoint, "data")
-        if data is not None and given.get("data") is None and not _names_data(args):
-            base["data"] = data
+        if data is not None and given.get("data") is None:
+            base["data"] = task_settings(data) if _names_data(args) else data
         first = ["--config", json.dumps({name: base})]
         self.config = parser.parse_args([*first, *args, f"--ckpt_path={path}"])
         chosen = (self.config[name].get("data") or {}).get("init_args") or {}

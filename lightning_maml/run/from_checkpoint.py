@@ -21,6 +21,8 @@ FREE = (
     "render",
     "environment.init_args.threads",
 )
+SIZES = ("n_way", "k_shot", "query_shot")
+OF_TASKS = (*SIZES, *(f"eval_{size}" for size in SIZES), "image_size", "channels", "invert")
 RUNS = Path("runs")
 NAMES = ("last", "best")
 
@@ -133,6 +135,16 @@ def data_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """As `settings_of` "data", but of one made in Python what it kept, under no class."""
     hparams = dict(checkpoint.get("datamodule_hyper_parameters") or {})
     return settings_of(checkpoint, "data") or {"class_path": None, "init_args": hparams}
+
+
+def task_settings(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the settings of a datamodule those that are kept where a flag names another.
+
+    They say what a task is: its classes, shots and images. Another datamodule that does not know
+    one of them goes without.
+    """
+    kept = {name: value for name, value in data["init_args"].items() if name in OF_TASKS}
+    return {"class_path": data["class_path"], "init_args": kept}
 
 
 def settings_from_python(

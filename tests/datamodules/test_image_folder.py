@@ -145,6 +145,54 @@ def test_labels_mean_classes_of_the_split(mixed: Path) -> None:
             assert {name for _, name in meanings} <= set(names)
 
 
+def test_episodes_of_a_folder_are_what_they_should_be(
+    tmp_path: Path, write_classes: WriteClasses
+) -> None:
+    """A19, A20, A21, A27, A28: labels, no image in both sets, no class twice, every image used."""
+    write_classes(tmp_path, NAMES[:6], 5)
+    sizes = {"n_way": 3, "k_shot": 2, "query_shot": 2, "image_size": 10}
+    data = make(tmp_path, fractions=(1, 0, 0), train_batches_per_epoch=50, **sizes)
+    images = data.class_images()["train"]
+    known = {image.numpy().tobytes(): i for i, image in enumerate(images.images)}
+    assert len(known) == 30
+    seen: list[set[int]] = [set(), set()]
+    episodes = []
+    for batch in data.train_dataloader():
+        for task in range(4):
+            x, y = (torch.cat([batch[i][task], batch[i + 2][task]]) for i in (0, 1))
+            numbers = [known[image.numpy().tobytes()] for image in x]
+            assert len(set(numbers)) == 12
+            pairs = {(label, i // 5) for label, i in zip(y.tolist(), numbers, strict=True)}
+            assert len(pairs) == len({of_class for _, of_class in pairs}) == 3
+            for part, labels, chosen in ((0, y[:6], numbers[:6]), (1, y[6:], numbers[6:])):
+                assert sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2]
+                seen[part] |= set(chosen)
+            episodes.append(tuple(numbers))
+    assert seen == [set(range(30))] * 2
+    assert len(set(episodes)) == 200
+
+
+# Python 3.12 and newer warn of any fork from a process with threads, as loader workers are.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_workers_do_not_change_the_episodes_of_a_folder(folder: Path) -> None:
+    """A29: the first 40 batches with 0, 1 and 2 workers."""
+    settings: dict[str, Any] = {"fractions": (1, 0, 0), "train_batches_per_epoch": 40}
+    first, *others = (
+        list(make(folder, num_workers=n, **settings).train_dataloader()) for n in (0, 1, 2)
+    )
+    for other in others:
+        assert all(all(map(torch.equal, *pair)) for pair in zip(first, other, strict=True))
+
+
+def test_an_empty_class_is_named_and_a_hidden_one_is_none(folder: Path) -> None:
+    """A23: a notebook's hidden folder with an image in it, and a class without any."""
+    shutil.copytree(folder / "class00", folder / ".ipynb_checkpoints")
+    assert sum(map(len, names_of(make(folder)).values())) == 12
+    (folder / "class12").mkdir()
+    with pytest.raises(ValueError, match=r"the class folder .*/class12 holds no images"):
+        make(folder).setup()
+
+
 def test_dark_on_white_can_become_bright_on_black(mixed: Path) -> None:
     plain, inverted = (
         make(mixed, fractions=(0, 0, 1), invert=invert).class_images()["test"].images
@@ -326,6 +374,7 @@ def test_a_split_that_is_asked_for_must_be_there(folder: Path) -> None:
 
 
 def test_an_unreadable_image_is_named(folder: Path) -> None:
+    """A24: a file that is cut off."""
     path = folder / "class05" / "class05_02.png"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"cannot read the image .*class05/class05_02\.png"):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from datamodules import Glyphs, ImageFolder, MiniImagenet, Omniglot, Sinusoid
+from datamodules import Glyphs, ImageFolder, MiniImagenet, Omniglot, Sinusoid, TorchvisionClasses
 
 COMMON = {
     "k_shot": (0, -1, 1.5, True),
@@ -26,6 +26,7 @@ CASES = [
         (MiniImagenet, COMMON | {"n_way": (1,)}),
         (ImageFolder, COMMON | {"n_way": (1,)}),
         (Glyphs, COMMON | {"n_way": (1,)}),
+        (TorchvisionClasses, COMMON | {"n_way": (1,)}),
     )
     for name, values in settings.items()
     for value in values
@@ -50,13 +51,15 @@ def test_wrong_range_is_refused(bounds: Any) -> None:
         Sinusoid(amplitude_range=bounds)
 
 
-@pytest.mark.parametrize("module", [Sinusoid, Omniglot, MiniImagenet, ImageFolder, Glyphs])
+@pytest.mark.parametrize(
+    "module", [Sinusoid, Omniglot, MiniImagenet, ImageFolder, Glyphs, TorchvisionClasses]
+)
 def test_settings_are_plain_hyperparameters(module: type) -> None:
     made = module(seed=7, k_shot=3)
     assert made.hparams["seed"] == 7
     assert module(**made.hparams).hparams == made.hparams
 
 
-@pytest.mark.parametrize("module", [Omniglot, MiniImagenet, ImageFolder])
+@pytest.mark.parametrize("module", [Omniglot, MiniImagenet, ImageFolder, TorchvisionClasses])
 def test_nothing_is_read_at_construction(module: type) -> None:
     module(root="/there/is/no/such/folder")

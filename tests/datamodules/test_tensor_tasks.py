@@ -326,6 +326,17 @@ def test_classes_that_do_not_fit_are_named(
         make(tmp_path, **settings).setup()
 
 
+def test_support_and_query_of_a_file_must_have_the_same_classes(tmp_path: Path) -> None:
+    """A19: else a label would mean one class in support and another in query."""
+    support, query = labelled(0, (6, 6, 6)), labelled(1, (6, 6, 6))
+    named = {f"support_{k}": v for k, v in support.items()}
+    named |= {f"query_{k}": v + (k == "y") for k, v in query.items()}
+    save(tmp_path / "test" / "a.npz", named)
+    message = r"a\.npz: `support_y` and `query_y` must .* got \[0, 1, 2\] and \[1, 2, 3\]"
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, n_way=2, relabel=True).setup()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

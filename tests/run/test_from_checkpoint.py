@@ -6,21 +6,23 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
 from torch import nn
 from torch.func import functional_call
 
 import train
-from datamodules import Sinusoid
+from datamodules import ImageFolder, Sinusoid
 from lightning_maml import MetaLearner
 from lightning_maml.fingerprint import fingerprint, task_digests
 from lightning_maml.inner_rules import Clipped, Momentum
 from lightning_maml.run.from_checkpoint import find_checkpoint
 from lightning_maml.task_curve import EvalResult, summarize
-from tests.run.conftest import CONFIG, QUIET, result_of
+from tests.run.conftest import CONFIG, QUIET, TRAINER, result_of
 
 # Lightning says so whenever a run goes on in a new folder; what is best starts anew there.
 NEW_FOLDER = pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
@@ -114,6 +116,61 @@ def test_data_of_a_config_replaces_that_of_the_checkpoint(trained, tmp_path) -> 
     result = result_of(tmp_path)
     assert result["tasks"] == 9
     assert result["data"]["init_args"]["seed"] == 0
+
+
+OTHER_DATA = """
+model:
+  class_path: lightning_maml.MetaLearner
+  init_args:
+    model:
+      class_path: lightning_maml.models.Conv4
+      init_args: {n_way: 3, channels: 4, image_size: 28}
+    loss: cross_entropy
+    inner_lr: 0.1
+data:
+  class_path: datamodules.Glyphs
+  init_args:
+    n_way: 3
+    k_shot: 2
+    query_shot: [1, 2]
+    eval_query_shot: 4
+    characters: [10, 5, 5]
+    drawings: 6
+    meta_batch_size: 2
+    train_batches_per_epoch: 1
+    val_tasks: 2
+    seed: 3
+"""
+
+
+def test_a_flag_names_other_data_which_keeps_the_size_of_the_tasks(tmp_path) -> None:
+    """Trained on generated characters, tested on a folder of images."""
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        (tmp_path / "photos" / f"kind{number}").mkdir(parents=True)
+        for i in range(7):
+            image = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
+            image.save(tmp_path / "photos" / f"kind{number}" / f"{i}.png")
+    Path("other.yaml").write_text(
+        OTHER_DATA + TRAINER.replace("callbacks:", "limit_val_batches: 0")
+    )
+    train.main(["fit", "--config=other.yaml", "--trainer.max_steps=1"])
+    checkpoint = next(Path("runs").rglob("*.ckpt"))
+    flags = ["--data=ImageFolder", "--data.root=photos", "--data.fractions=[0, 0, 1]"]
+    flags += ["--data.image_size=28", "--data.channels=1", "--data.test_tasks=5"]
+    train.main(["test", f"--ckpt_path={checkpoint}", *flags, *QUIET])
+    result = result_of(tmp_path)
+    settings = result["data"]["init_args"]
+    assert result["data"]["class_path"].endswith("ImageFolder")
+    kept = {"n_way": 3, "k_shot": 2, "query_shot": [1, 2], "eval_query_shot": 4}
+    assert {key: settings[key] for key in kept} == kept
+    assert (settings["root"], settings["seed"], settings["test_tasks"]) == ("photos", 0, 5)
+    learner = MetaLearner.load_from_checkpoint(checkpoint, weights_only=True)
+    data = ImageFolder("photos", 3, 2, fractions=(0, 0, 1), eval_query_shot=4, test_tasks=5,
+                       image_size=28, channels=1)  # fmt: skip
+    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.test_dataloader()]
+    means = torch.cat([learner.evaluate(batch).metric[-1] for batch in batches])
+    assert result["mean"][-1] == pytest.approx(means.mean().item(), abs=1e-6)
 
 
 def test_a_config_sets_an_inner_rule_which_the_checkpoint_keeps(tmp_path) -> None:
