@@ -126,9 +126,10 @@ class Engine:
     ) -> MetaGradient:
         """Meta-loss and meta-gradient of a batch of tasks (Eq. 1, mean over tasks)."""
         tensors, at_once = self.tensors(), self._at_once(episode)
-        key = (loop, at_once, self.model.training, self._n_way(episode.support_y))
+        n_way = self._n_way(episode.support_y)
+        key = (loop, at_once, self.model.training, n_way)
         if key not in self._programs:
-            self._programs[key] = self._program(loop, at_once, episode)
+            self._programs[key] = self._program(loop, at_once, episode.support_x[0], n_way)
         program = self._programs[key]
         with second_derivatives(self.model), errors_explained(at_once, self.derivation):
             return mean_over_tasks(
@@ -223,11 +224,10 @@ class Engine:
         return self._sizes[key]
 
     def _program(
-        self, loop: InnerLoop, at_once: int, episode: Episode
+        self, loop: InnerLoop, at_once: int, x: Tensor, n_way: int | None
     ) -> Callable[..., MetaGradient]:
-        compiled = resolve_compile(self.compile, self.model, episode.support_x[0])
-        derive = DERIVATIONS[self.derivation]
-        n_way, made = self._n_way(episode.support_y), list(self.tensors().made)
+        compiled = resolve_compile(self.compile, self.model, x)
+        derive, made = DERIVATIONS[self.derivation], list(self.tensors().made)
 
         def program(
             frozen: Params, buffers: Params, meta: MetaParams, chunk: Episode
