@@ -45,7 +45,8 @@ def test_its_config_changes_the_named_keys_only(tmp_path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     base = ROOT / "configs" / "glyphs_5way_1shot.yaml"
     small = ["--data.characters=[5, 5, 5]", "--data.drawings=4", "--data.meta_batch_size=2"]
-    run = ["--trainer.max_steps=1", "--data.train_batches_per_epoch=1", "--data.val_tasks=2"]
+    run = ["--trainer.max_steps=1", "--trainer.log_every_n_steps=1"]
+    run += ["--data.train_batches_per_epoch=1", "--data.val_tasks=2"]
     train.main(["fit", f"--config={base}", "--config=my_model.yaml", *small, *run])
     (path,) = tmp_path.glob("runs/*/version_0/checkpoints/last.ckpt")
     settings = torch.load(path, weights_only=True)["hyper_parameters"]
