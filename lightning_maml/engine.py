@@ -126,9 +126,11 @@ class Engine:
     ) -> MetaGradient:
         """Meta-loss and meta-gradient of a batch of tasks (Eq. 1, mean over tasks)."""
         tensors, at_once = self.tensors(), self._at_once(episode)
-        key = (loop, at_once, self.model.training, self._n_way(episode.support_y))
+        n_way = self._n_way(episode.support_y)
+        key = (loop, at_once, self.model.training, n_way)
         if key not in self._programs:
-            self._programs[key] = self._program(loop, at_once, episode)
+            example = episode.support_x[0], episode.support_y[0]
+            self._programs[key] = self._program(loop, at_once, *example, n_way)
         program = self._programs[key]
         with second_derivatives(self.model), errors_explained(at_once, self.derivation):
             return mean_over_tasks(
@@ -230,9 +232,8 @@ class Engine:
         return self._sizes[key]
 
     def _program(
-        self, loop: InnerLoop, at_once: int, episode: Episode
+        self, loop: InnerLoop, at_once: int, x: Tensor, y: Tensor, n_way: int | None
     ) -> Callable[..., MetaGradient]:
-        x, y, n_way = episode.support_x[0], episode.support_y[0], self._n_way(episode.support_y)
         compiled, derivation = resolve_compile(self.compile, self.model, x), self.derivation
         tensors = self.tensors()
         made = list(tensors.made)

@@ -23,9 +23,8 @@ class ModuleTensors:
         adapted: trainable parameters that the inner loop changes.
         held: trainable parameters that it leaves alone.
         frozen: parameters with `requires_grad=False`.
-        buffers: the module's other buffers.
-        made: buffers that each task makes anew (start.py), those adapted; elsewhere none.
-        made_held: those that the inner loop leaves alone.
+        buffers: the module's buffers, but for those that tasks make anew.
+        made: those of the buffers that each task makes anew (start.py) which are adapted.
     """
 
     adapted: Params
@@ -33,7 +32,6 @@ class ModuleTensors:
     frozen: Params
     buffers: Params
     made: Params
-    made_held: Params
 
     @property
     def stepped(self) -> Params:
@@ -86,7 +84,6 @@ def module_tensors(
         frozen={n: p for n, p in parameters.items() if n not in trainable},
         buffers=buffers,
         made={n: t for n, t in made.items() if n in adapted},
-        made_held={n: t for n, t in made.items() if n not in adapted},
     )
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from matplotlib.figure import Figure
 
 from lightning_maml.paper import (
+    figure1,
     figure2,
     figure3,
     figure4,
@@ -63,6 +64,7 @@ PARTS: Final = {
         ("table3", table3),
         ("table4", table4),
         ("table5", table5),
+        ("figure1", figure1),
         ("figure2", figure2),
         ("figure3", figure3),
         ("figure4", figure4),

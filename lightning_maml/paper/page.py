@@ -84,7 +84,7 @@ def _section(part: Part, book: Book, svg: Path | None) -> str:
     blocks = [f'<section><h2 id="{part.name}">{escape(part.title)}</h2>']
     blocks += [_table(view) for view in (part.views(book) if part.views else ())]
     if svg is not None:
-        narrow = ' class="narrow"' if part.name in ("figure3", "figure4") else ""
+        narrow = ' class="narrow"' if part.name in ("figure1", "figure3", "figure4") else ""
         data = base64.b64encode(svg.read_bytes()).decode("ascii")
         image = f'<img{narrow} alt="{escape(part.title)}" src="data:image/svg+xml;base64,{data}">'
         blocks.append(f'<figure><div class="wide">{image}</div>')

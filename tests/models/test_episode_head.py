@@ -118,6 +118,16 @@ def test_tasks_one_by_one_and_the_plain_call_give_the_same() -> None:
     torch.testing.assert_close(plain, loss)
 
 
+@pytest.mark.slow
+def test_compiled_it_is_the_same() -> None:
+    eager, compiled = learner(inner_steps=2), learner(inner_steps=2, compile=True)
+    for maml in (eager, compiled):
+        maml.meta_loss(episode()).backward()
+        maml.meta_loss(episode(n_way=4)).backward()
+    for p, q in zip(eager.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
 def test_training_with_five_classes_and_evaluation_with_three() -> None:
     maml = learner(inner_steps=1)
     optimizer = torch.optim.Adam(maml.parameters(), lr=0.01)
