@@ -5,12 +5,13 @@ from copy import deepcopy
 from typing import Any, Literal, Protocol, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml.engine import Engine
 from lightning_maml.episode import Question
 from lightning_maml.inner_loop import InnerLoop
-from lightning_maml.losses import check_labels, is_classification
+from lightning_maml.losses import check_labels, is_classification, mse
 from lightning_maml.models.support_statistics import fix_statistics
 
 Labels = Tensor | Sequence[int] | Sequence[str]
@@ -109,6 +110,8 @@ def _check_examples(
             "`images` and `labels` must hold the same number of examples, at least one, got "
             f"{len(images)} and {len(targets)}."
         )
+    if class_names and (engine.loss in (mse, F.mse_loss) or isinstance(engine.loss, nn.MSELoss)):
+        raise ValueError("`labels` must be float targets for a squared error, got classes.")
     if class_names:
         check_classes(class_names, engine.output_size(images), "labels")
     elif is_classification(engine.loss):

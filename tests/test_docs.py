@@ -1,18 +1,73 @@
-"""docs/your_own_environment.md keeps its word: its files run in order, each in a fresh process."""
+"""The pages keep their word.
 
+docs/your_own_environment.md: its files run in order, each in a fresh process. `PAGES`: their blocks
+run in order, in one namespace and one folder, and print what stands below them in a block "output":
+the same words, and numbers within `TOLERANCE`. Blocks "text" are not run.
+"""
+
+import contextlib
+import importlib.util
+import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("mujoco", reason="needs the extra `rl`")
+import train
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "your_own_environment.md").read_text(encoding="utf-8")
+PAGES = ["predictions.md", "from_learn2learn.md", "choosing_settings.md"]
+TOLERANCE = {"rel": 0.25, "abs": 0.06}  # of another processor's rounding, after some training
+NUMBER = re.compile(r"-?\d+\.\d+")
 BLOCKS = re.findall(r"^```(python|yaml)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+needs_rl = pytest.mark.skipif(not importlib.util.find_spec("mujoco"), reason="needs the extra `rl`")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert {kind for kind, _ in blocks} <= {"python", "sh", "yaml", "text", "output"}
+    namespace: dict[str, object] = {"__name__": "page"}
+    printed = ""
+    for kind, block in blocks:
+        if kind == "output":
+            assert_same_but_for_rounding(printed, block)
+        elif kind in ("python", "sh"):
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                execute(kind, block, namespace, page)
+            printed = out.getvalue()
+
+
+@pytest.mark.parametrize("page", [*PAGES, "watching_a_run.md"])
+def test_links_of_a_page_lead_somewhere(page) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)", text)
+    assert not [link for link in links if not (ROOT / "docs" / link).exists()]
+
+
+def execute(kind: str, block: str, namespace: dict[str, object], page: str) -> None:
+    if kind == "python":
+        exec(compile(block, page, "exec"), namespace)
+        return
+    for line in block.replace("\\\n", " ").splitlines():
+        program, script, *args = shlex.split(line)
+        assert (program, script) == ("python", "train.py")
+        train.main([*args, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"])
+
+
+def assert_same_but_for_rounding(printed: str, said: str) -> None:
+    assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", said).split(), printed
+    numbers = [[float(n) for n in NUMBER.findall(text)] for text in (printed, said)]
+    assert numbers[0] == pytest.approx(numbers[1], **TOLERANCE), printed
 
 
 def run(folder, *command):
@@ -34,6 +89,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@needs_rl
 def test_the_cart_learns_to_adapt(folder) -> None:
     """Of the three steps of the curve, the first gains something."""
     printed = run(folder, "train_cart.py")
@@ -42,10 +98,12 @@ def test_the_cart_learns_to_adapt(folder) -> None:
     assert max(curve[1:]) > curve[0] + 1
 
 
+@needs_rl
 def test_the_pendulum_runs(folder) -> None:
     run(folder, "train_pendulum.py")
 
 
+@needs_rl
 def test_the_config_finds_the_class_in_the_working_directory(folder) -> None:
     """As installed: the script that starts it lies elsewhere."""
     steps = ["--trainer.max_steps=1", "--trainer.accelerator=cpu"]
@@ -53,6 +111,7 @@ def test_the_config_finds_the_class_in_the_working_directory(folder) -> None:
     assert list(folder.glob("runs/*/version_0/metrics.csv"))
 
 
+@needs_rl
 def test_the_rest_runs_by_itself(folder) -> None:
     rest = [text for kind, text in BLOCKS if kind == "python" and not text.startswith("#")]
     assert len(rest) == 1

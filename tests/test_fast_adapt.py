@@ -97,6 +97,19 @@ def test_support_statistics_are_those_of_the_support_set(net: str) -> None:
     assert (transductive(query)[:1] - transductive(query[:2])[:1]).abs().max() > 1e-3
 
 
+def test_half_precision_is_near_full_precision() -> None:
+    """Statistics are in 32 bits; under autocast the layers around them are not."""
+    maml, (x, names), query = classifier("stock"), support(), queries()
+    expected = maml.fast_adapt(x, names)(query)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = maml.fast_adapt(x, names)
+        assert mixed.model[1].running_var.dtype == torch.float32
+        assert mixed(query).dtype == torch.bfloat16
+        torch.testing.assert_close(mixed(query).float(), expected, rtol=0.1, atol=0.1)
+    halves = maml.to(torch.bfloat16).fast_adapt(x.bfloat16(), names)
+    torch.testing.assert_close(halves(query.bfloat16()).float(), expected, rtol=0.1, atol=0.1)
+
+
 def test_the_learner_stays_as_it_is() -> None:
     maml, (x, names) = classifier(), support()
     maml.train()
@@ -202,6 +215,12 @@ REFUSED = {
 def test_what_does_not_fit_is_refused(x, labels, message) -> None:
     with pytest.raises(ValueError, match=message):
         classifier().fast_adapt(x, labels)
+
+
+@pytest.mark.parametrize("loss", ["mse", F.mse_loss, nn.MSELoss()])
+def test_classes_are_no_targets_of_a_squared_error(loss) -> None:
+    with pytest.raises(ValueError, match="`labels` must be float targets"):
+        classifier(loss=loss).fast_adapt(X, LABELS)
 
 
 def test_other_statistics_are_refused() -> None:

@@ -9,26 +9,33 @@ adapted weights (MetaBN in Bronskill et al., TaskNorm, ICML 2020).
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_maml.functional_model import call_without_trace
-from lightning_maml.models.batch_norm import (
-    EpisodeBatchNorm,
-    _BatchStatisticsNorm,
-    _RunningStatisticsNorm,
-)
+from lightning_maml.models.batch_norm import EpisodeBatchNorm, _BatchStatisticsNorm, _Converted
 
 _FORWARDS = tuple(
     kind.forward for kind in (EpisodeBatchNorm, _BatchStatisticsNorm, _BatchNorm, nn.SyncBatchNorm)
 )
 
 
-class SupportStatisticsNorm(_RunningStatisticsNorm):
+class SupportStatisticsNorm(_Converted):
     """Batch norm whose statistics, the buffers ``running_mean`` and ``running_var``, are fixed."""
 
     unused = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x [N, C, ...]``, in full precision."""
+        with torch.autocast(x.device.type, enabled=False):
+            wide = _wide(x)
+            mean, var, weight, bias = (
+                t if t is None else t.to(wide.dtype)
+                for t in (self.running_mean, self.running_var, self.weight, self.bias)
+            )
+            return F.batch_norm(wide, mean, var, weight, bias, eps=self.eps).to(x.dtype)
 
 
 def fix_statistics(model: nn.Module, support_x: Tensor) -> None:
@@ -69,9 +76,12 @@ def fix_statistics(model: nn.Module, support_x: Tensor) -> None:
 
 def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance ``[C]`` of ``x [N, C, ...]``, in full precision."""
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    axes = [axis for axis in range(x.ndim) if axis != 1]
-    return wide.mean(axes).to(x.dtype), wide.var(axes, correction=0).to(x.dtype)
+    axes, wide = [axis for axis in range(x.ndim) if axis != 1], _wide(x)
+    return wide.mean(axes), wide.var(axes, correction=0)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _uses_batch_statistics(module: nn.Module) -> bool:

@@ -12,7 +12,9 @@ from PIL import Image
 import train
 from datamodules import FewShotFolder
 from lightning_maml import MetaLearner
+from lightning_maml.baselines import Pretrained
 from lightning_maml.models import Conv4
+from lightning_maml.run.answers import check_question
 from lightning_maml.weights import weights_file
 from tests.run.conftest import QUIET
 
@@ -129,6 +131,13 @@ def test_it_is_for_predict_only(tmp_path, refused, command) -> None:
     flags = ["--data=FewShotFolder", *paths, *QUIET]
     end = refused(command, f"--ckpt_path={WEIGHTS}", *flags)
     assert "got FewShotFolder, which is for `predict` only" in end.message
+
+
+def test_baselines_that_tune_are_refused(tmp_path) -> None:
+    paths = (flag.partition("=")[2] for flag in write(tmp_path, ["mu-1.png"]))
+    data = FewShotFolder(*paths, image_size=28, channels=1)
+    with pytest.raises(ValueError, match="on which Pretrained tunes its steps, got FewShotFolder"):
+        check_question(Pretrained(Conv4(5), loss="cross_entropy"), data)
 
 
 def test_what_python_trained_on_is_asked_for(tmp_path) -> None:
