@@ -55,10 +55,8 @@ class FullContext(nn.Module):
         input, so r, the reading, may as well be part of the input.
         """
         shape, x = query.shape, query.flatten(0, 1)
-        h, cell, reading = x, torch.zeros_like(x), torch.zeros_like(x)
-        for step in range(self.steps):
-            if step == 0:
-                h = torch.zeros_like(x)
+        h = cell = reading = torch.zeros_like(x)
+        for _ in range(self.steps):
             hidden, cell = self.of_query(torch.cat([x, reading], dim=-1), (h, cell))
             h = hidden + x
             attention = (h.view(shape) @ support.mT).softmax(dim=-1)

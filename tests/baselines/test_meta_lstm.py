@@ -31,7 +31,8 @@ def pin(rule: Rule, lr: float) -> None:
 def test_with_pinned_gates_it_is_gradient_descent() -> None:
     model, episode = method(), tasks(2)
     pin(model.rule, 0.3)
-    found = EpisodicLearner(model).outputs(episode)[0]
+    with torch.inference_mode():  # as in a Trainer's validation and test
+        found = EpisodicLearner(model).outputs(episode)[0].clone()
     for t in range(2):
         plain = network().double()
         plain.load_state_dict(model.model.state_dict())
@@ -86,23 +87,23 @@ def test_it_starts_as_small_steps_and_learns() -> None:
     rule = model.rule
     assert 4 <= rule.forget.bias.item() <= 5
     assert -5 <= rule.put.bias.item() <= -4
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     before = model.training_loss(tasks(20, seed=99)).item()
-    for seed in range(40):
+    for seed in range(20):
         optimizer.zero_grad()
-        model.training_loss(tasks(8, seed=seed)).backward()
+        model.training_loss(tasks(4, seed=seed)).backward()
         optimizer.step()
     assert model.training_loss(tasks(20, seed=99)).item() < before - 0.1
 
 
 def test_shuffled_labels_leave_chance() -> None:
-    episode, g = tasks(150), torch.Generator().manual_seed(2)
+    episode, g = tasks(60), torch.Generator().manual_seed(2)
     order = torch.rand(episode.query_y.shape, generator=g).argsort(dim=1)
     shuffled = episode._replace(query_y=episode.query_y.gather(1, order))
     model = method()
     pin(model.rule, 0.5)
     right = EpisodicLearner(model).evaluate(shuffled).metric[0]
-    assert abs(right.mean() - 1 / 3) < 3 * right.std() / math.sqrt(150)
+    assert abs(right.mean() - 1 / 3) < 3 * right.std() / math.sqrt(60)
 
 
 def test_wrong_steps_are_named() -> None:

@@ -92,8 +92,8 @@ def test_the_bound_rises_and_classes_are_told_apart() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
-    metric = EpisodicLearner(model).evaluate(images(60, 2, seed=999)).metric
-    assert metric.mean() > 0.45  # chance is 0.33 +- 0.025
+    metric = EpisodicLearner(model).evaluate(images(40, 2, seed=999)).metric
+    assert metric.mean() > 0.45  # chance is 0.33 +- 0.03
 
 
 def test_tasks_and_queries_are_apart_and_shuffled_labels_leave_chance() -> None:
