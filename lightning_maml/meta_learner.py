@@ -343,7 +343,7 @@ class MetaLearner(LightningModule):
             return f"It comes from {found}."
         grads = {n: p.grad for n, p in self.named_parameters() if p.grad is not None}
         return (
-            f"Data and weights are finite (of the gradients the first that is not: "
+            f"This batch and the weights are finite (of the gradients the first that is not: "
             f"{first_not_finite(grads)}). The inner loop may diverge: try a smaller `inner_lr`, "
             f"now {self.inner_loop.step_sizes.inner_lr}, or fewer `inner_steps`, now "
             f"{self.inner_loop.steps}."
