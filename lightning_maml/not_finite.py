@@ -28,6 +28,6 @@ def where_not_finite(episode: Episode, learner: nn.Module, remedy: str) -> str:
         return f"It comes from {found}."
     grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
     return (
-        f"Data and weights are finite (of the gradients the first that is not: "
+        f"This batch and the weights are finite (of the gradients the first that is not: "
         f"{first_not_finite(grads)}). {remedy}"
     )

@@ -67,7 +67,7 @@ def test_in_the_loss(tmp_path) -> None:
     said = stopped(tmp_path, learner(loss), episodes("query_y", 7.0))
     assert "meta-loss (inf) or its gradient" in said
     assert "at meta-update 3;" in said
-    assert "Data and weights are finite" in said
+    assert "This batch and the weights are finite" in said
 
 
 def test_in_the_gradient(tmp_path) -> None:

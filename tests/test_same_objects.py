@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from datamodules import Sinusoid
@@ -64,3 +65,18 @@ def test_validate_fit_validate_fit_with_the_same_objects(tmp_path) -> None:
     assert seen[2] == seen[3]
     assert seen[0] != seen[2]
     assert_same(dict(weights[0]), dict(weights[1]))
+
+
+def test_checkpoint_within_a_meta_update_keeps_what_was_gathered(tmp_path) -> None:
+    """Updates of two batches, a checkpoint after the third: weights as without it, to the bit."""
+    half = tmp_path / "half.ckpt"
+
+    class Save(Callback):
+        def on_train_batch_end(self, run: Trainer, module: LightningModule, *args: Any) -> None:
+            if args[-1] == 2:
+                run.save_checkpoint(half)
+
+    straight, resumed = (learner(accumulate_batches=2) for _ in range(2))
+    trainer(tmp_path, max_steps=2, callbacks=[Save()]).fit(straight, data())
+    trainer(tmp_path, max_steps=2).fit(resumed, data(), ckpt_path=half, weights_only=True)
+    assert_same(dict(resumed.state_dict()), dict(straight.state_dict()))

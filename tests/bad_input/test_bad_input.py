@@ -90,22 +90,24 @@ NAMES |= {
 }  # fmt: skip
 
 
-def pattern(said: str) -> str:
-    return ".*".join(re.escape(part) for part in said.split("..."))
+def check_message(message: str, row: Row) -> None:
+    pattern = ".*".join(re.escape(part) for part in row.said.split("..."))
+    assert re.search(pattern, message.replace("\\", "/")), message
+    assert "\n" not in message
 
 
 def check_command(refused: Any, row: Row, arguments: list[str]) -> None:
     end = refused(*arguments)
     assert end.code == 2
     assert end.message.startswith("error: ")
-    assert re.search(pattern(row.said), end.message), end.message
+    check_message(end.message, row)
     assert not list(Path().rglob("last*.ckpt"))  # not one meta-update was done
 
 
 def check_expression(row: Row) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=pattern(row.said)) as refusal:
+    with pytest.raises((ValueError, FileNotFoundError)) as refusal:
         eval(row.given, NAMES)
-    assert "\n" not in str(refusal.value)
+    check_message(str(refusal.value), row)
 
 
 # A command takes half a second: an eighth of the flags by default, the rest with `-m slow`.
@@ -122,7 +124,7 @@ def test_wrong_flag(config, refused, row) -> None:
 
 @pytest.mark.parametrize("row", ROWS["commands"], ids=lambda row: row.id)
 def test_wrong_command(config, refused, row) -> None:
-    command = row.given.format(config=config, configs=CONFIGS)
+    command = row.given.format(config=config.as_posix(), configs=CONFIGS.as_posix())
     check_command(refused, row, shlex.split(command))
 
 

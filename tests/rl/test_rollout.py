@@ -93,6 +93,7 @@ def test_each_episode_has_noise_of_its_own() -> None:
     """The e-th of stream s, of three, is trajectory s + 3 e; five steps are not over before six."""
     paths = sample(Short(), still, batch(2), 3, inner_step=4)
     noise = EpisodeNoise(batch(2).key.numpy(), 4, 1, 2, 5)
+    starts = set()
     assert paths.valid.all()
     assert paths.valid.shape == (2, 3, 6)
     for task in range(2):
@@ -103,6 +104,8 @@ def test_each_episode_has_noise_of_its_own() -> None:
                 found = paths.actions[task, stream, steps].numpy()
                 np.testing.assert_array_equal(found, actions[:2])
                 np.testing.assert_array_equal(paths.observations[task, stream, steps], [start] * 2)
+                starts.add(start.item())
+    assert len(starts) == 2 * 3 * 3
 
 
 def homing(goal):

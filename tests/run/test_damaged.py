@@ -1,6 +1,5 @@
 """Checkpoints that are not whole, and disks that do not take them."""
 
-import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -68,8 +67,9 @@ def test_bytes_that_changed_are_noticed(run, refused) -> None:
 
 
 @pytest.fixture
-def full(request):
+def full():
     """Files grow to 6,000 bytes: less than a checkpoint, more than the logs."""
+    resource = pytest.importorskip("resource", reason="not on Windows")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))
     yield

@@ -345,6 +345,22 @@ def test_newest_is_by_time_not_by_name(copied_run, tmp_path) -> None:
     assert find_checkpoint("last", None) == Path("runs/small/version_9/checkpoints/last.ckpt")
 
 
+def test_last_is_the_one_that_goes_furthest(copied_run) -> None:
+    """A run may be killed after its best checkpoint, or another, was written and before its last.
+
+    Not one to go on from: weights alone, what is damaged, and what is newer but of fewer updates.
+    """
+    content = torch.load(copied_run / "last.ckpt", weights_only=True)
+    place = Path("runs/small/version_0/checkpoints")
+    torch.save(content | {"global_step": 3}, copied_run / "copied.ckpt")
+    (copied_run / "damaged.ckpt").write_bytes(b"PK")
+    weights = {key: value for key, value in content.items() if key != "optimizer_states"}
+    torch.save(weights | {"global_step": 9}, copied_run / "weights.ckpt")
+    assert find_checkpoint("last", None) == place / "last.ckpt"
+    torch.save(content | {"global_step": 6}, copied_run / "best-step=6.ckpt")
+    assert find_checkpoint("last", None) == place / "best-step=6.ckpt"
+
+
 @NEW_FOLDER
 def test_fit_last(copied_run, config, tmp_path) -> None:
     train.main(["fit", f"--config={config}", "--ckpt_path=last", "--trainer.max_steps=6"])

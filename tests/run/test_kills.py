@@ -29,7 +29,7 @@ def fit(folder: Path, moment: str = "", count: int = 0, *flags: str) -> tuple[in
             f"--trainer.callbacks.init_args.moment={moment}",
             f"--trainer.callbacks.init_args.count={count}",
         ],
-        cwd=folder, capture_output=True, text=True, timeout=300,
+        cwd=folder, capture_output=True, text=True, timeout=1800,
         env={
             **os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline",
             "PYTHONWARNINGS": "ignore",
