@@ -19,7 +19,9 @@ def fit(folder: Path, moment: str = "", count: int = 0, *flags: str) -> tuple[in
     """Run the config in `folder` up to a moment; returns the exit code and what it said."""
     config = folder / "small.yaml"
     folder.mkdir(exist_ok=True)
-    text = CONFIG.replace("SAVE", WHEN["within an epoch"])
+    # As the configs do it. Of a checkpoint between an update and its validation Lightning goes on
+    # without that validation, so its row would be missing.
+    text = CONFIG.replace("SAVE", WHEN["after an epoch"])
     text = text.replace("tests.run.test_resume.EndBy", "tests.run.killing.Kill")
     config.write_text(text, encoding="utf-8")
     done = subprocess.run(
