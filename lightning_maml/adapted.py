@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml.engine import Engine
-from lightning_maml.episode import Question
+from lightning_maml.episode import Episode, Question
 from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.losses import check_labels, is_classification, mse
 from lightning_maml.models.support_statistics import fix_statistics
@@ -94,9 +94,14 @@ def fast_adapt(
             f"{loop.step_sizes.inner_lr}."
         )
     model = deepcopy(engine.model).eval()
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(theta[name])
+        for name, tensor in theta.items():
+            if name in parameters:
+                parameters[name].copy_(tensor)
+            else:  # made from the task (start.py), so no parameter
+                owner, _, last = name.rpartition(".")
+                model.get_submodule(owner).register_buffer(last, tensor)
     if statistics == "support":
         fix_statistics(model, images)
     return Adapted(model, class_names).eval()
@@ -113,9 +118,15 @@ def _check_examples(
     if class_names and (engine.loss in (mse, F.mse_loss) or isinstance(engine.loss, nn.MSELoss)):
         raise ValueError("`labels` must be float targets for a squared error, got classes.")
     if class_names:
-        check_classes(class_names, engine.output_size(images), "labels")
+        check_classes(class_names, outputs_for(engine, images, targets), "labels")
     elif is_classification(engine.loss):
-        check_labels(targets, engine.output_size(images), "labels")
+        check_labels(targets, outputs_for(engine, images, targets), "labels")
+
+
+def outputs_for(engine: Engine, images: Tensor, targets: Tensor) -> int:
+    """Number of outputs for a task with these support examples."""
+    x, y = images[None], targets[None].to(images.device)
+    return engine.output_size(Episode(x, y, x, y))
 
 
 class FastAdapts(Protocol):

@@ -113,6 +113,7 @@ def per_chunk(
     """``(meta, chunk) -> sums over its tasks``, by one of `DERIVATIONS`; `replay`: see `sweep`."""
     if derivation == "joint":
         return joint(loop, loss, start, tasks_at_once)
+    per_task: Callable[[MetaParams, Episode], MetaGradient]
     per_task = partial(PER_TASK[derivation], loop, loss, replay=replay)
     if start is not None:
         per_task = through_start(per_task, start)

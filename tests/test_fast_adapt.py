@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml import Episode, MetaLearner
-from lightning_maml.models import Conv4, EpisodeBatchNorm
+from lightning_maml.adapted import Adapted
+from lightning_maml.models import Conv4, EpisodeBatchNorm, EpisodeHead
 from tests.test_scalar_case import EXACT, learner, number
 
 NAMES = ["newt", "toad", "frog"]
@@ -232,3 +233,24 @@ def test_a_diverging_inner_loop_is_said() -> None:
     one = torch.ones(1, 1, dtype=torch.float64)
     with pytest.raises(FloatingPointError, match=r"not finite after 700 steps.*`inner_lr`"):
         learner(inner_lr=2.0).fast_adapt(one, 0 * one, inner_steps=700)
+
+
+def test_a_head_that_each_task_makes_goes_into_the_module() -> None:
+    """For any number of classes, also where it was trained for none in particular."""
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh())
+    maml = MetaLearner(EpisodeHead(body, 5), loss="cross_entropy", inner_lr=0.1, inner_steps=2)
+    x, names = support()
+    for classes in (3, 2):
+        some = [i for i, name in enumerate(names) if name in sorted(NAMES)[:classes]]
+        labels = [names[i] for i in some]
+        adapted = maml.fast_adapt(x[some], labels)
+        numbers = torch.tensor([sorted(NAMES).index(name) for name in labels])
+        query = queries()
+        episode = Episode(x[some][None], numbers[None], query[None], numbers[:1].expand(1, 5))
+        expected = maml.outputs(episode, 2)[-1, 0]
+        assert expected.shape == (5, classes)
+        torch.testing.assert_close(adapted(query), expected, rtol=0, atol=1e-6)
+        assert maml.model.head.weight.shape == (0, 5)
+    again = Adapted(copy.deepcopy(adapted.model))
+    again.load_state_dict(adapted.state_dict())
+    torch.testing.assert_close(again(query), adapted(query), rtol=0, atol=0)

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_maml.adapted import as_targets, check_classes
+from lightning_maml.adapted import as_targets, check_classes, outputs_for
 from lightning_maml.baselines import Pretrained
 from lightning_maml.episode import Question
 from lightning_maml.meta_learner import MetaLearner
@@ -37,8 +37,9 @@ def check_question(learner: LightningModule, data: Asks) -> None:
         )
     if isinstance(learner, MetaLearner):  # others refuse for themselves
         question = data.question()
-        outputs = learner.engine.output_size(question.support_x[:2].to(learner.device))
-        check_classes(sorted(set(question.labels)), outputs, "support")
+        targets, names = as_targets(question.labels)
+        images = question.support_x[:2].to(learner.device)
+        check_classes(names, outputs_for(learner.engine, images, targets), "support")
 
 
 class AnswerFile(Callback):

@@ -29,12 +29,17 @@ class SkipEmptyHooks(Callback):
 
     def on_train_end(self, trainer: Trainer, *_: object) -> None:
         """They are what they were."""
+        self._restore(trainer)
+
+    def on_exception(self, trainer: Trainer, *_: object) -> None:
+        """So, too, after an error."""
+        self._restore(trainer)
+
+    def _restore(self, trainer: Trainer) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             for name in OF_EVERY_UPDATE:
                 if vars(callback).get(name, True) is None:
                     delattr(callback, name)
-
-    on_exception = on_train_end
 
 
 def empty_hooks(callbacks: Iterable[Callback]) -> list[tuple[Callback, str]]:
