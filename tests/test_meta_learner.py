@@ -144,7 +144,7 @@ def test_divergence_stops_training_before_it_reaches_the_weights(tmp_path: Path)
     saves = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
     run = trainer(tmp_path, max_steps=5, enable_checkpointing=True, callbacks=[saves])
     hard = scalar_task(float("nan"))
-    with pytest.raises(FloatingPointError, match=r"meta-update 3.*`inner_lr`, now 2.0"):
+    with pytest.raises(FloatingPointError, match=r"meta-update 3.*comes from `query_y`"):
         run.fit(maml, loader(scalar_task(), scalar_task(), hard))
     assert torch.isfinite(maml.model.weight).all()
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
@@ -152,7 +152,7 @@ def test_divergence_stops_training_before_it_reaches_the_weights(tmp_path: Path)
 
     endless = MetaLearner(scalar_model().float(), loss=F.mse_loss, inner_lr=2.0, inner_steps=100)
     task = Episode(*(part.float() for part in scalar_task()))
-    with pytest.raises(FloatingPointError, match="meta-update 1;"):
+    with pytest.raises(FloatingPointError, match=r"meta-update 1;.*`inner_lr`, now 2.0"):
         trainer(tmp_path).fit(endless, loader(task))
     assert endless.model.weight.item() == 2.0
 
