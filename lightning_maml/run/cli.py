@@ -36,6 +36,7 @@ from lightning_maml.run.from_checkpoint import (
 )
 from lightning_maml.run.predictions import PredictionFile
 from lightning_maml.run.progress import MetaProgressBar
+from lightning_maml.run.suggestions import option_names, with_suggestion
 from lightning_maml.run.wandb_logging import finish, wandb_logger
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Parser(LightningArgumentParser):
         """Say it without the list of all options, which --help has."""
         if debugging() or not self.exit_on_error:
             super().error(message, ex)
-        fail(without_boilerplate(message))
+        fail(with_suggestion(without_boilerplate(message), option_names(self)))
 
 
 class SaveConfig(SaveConfigCallback):

@@ -136,6 +136,12 @@ WRONG = {
         "`Trainer(accumulate_grad_batches)` must be 1, got 2",
     ),
     "unknown option": (["--model.inr_lr=0.1"], "Option 'inr_lr' is not accepted"),
+    "misspelt option": (["--model.iner_lr=0.1"], "did you mean `inner_lr`?"),
+    "misspelt flag": (["--trainer.max_step=1"], "did you mean `trainer.max_steps`?"),
+    "misspelt option of a class": (
+        ["--model.model.init_args.hiden=[3]"],
+        "did you mean `hidden`?",
+    ),
     "type": (["--model.inner_steps=two"], "two"),
     "unknown flag": (["--nonsense=1"], "nonsense"),
     "no such config": (["--config=no/such.yaml"], "no/such.yaml"),

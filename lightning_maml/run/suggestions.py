@@ -1,0 +1,46 @@
+"""Names the nearest setting where one is misspelt."""
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+OF_CLASS = re.compile(r"class_path '([\w.]+)': Option '([\w.]+)' is not accepted")
+OF_COMMAND = re.compile(r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)")
+
+
+def with_suggestion(message: str, known: Iterable[str]) -> str:
+    """A message of jsonargparse, with the setting that was meant, if one comes close.
+
+    `known` are the names of the command's settings; those of a class are looked up.
+
+    >>> with_suggestion("unrecognized arguments: --trainer.max_stepss 3", ["trainer.max_steps"])
+    'unrecognized arguments: --trainer.max_stepss 3; did you mean `trainer.max_steps`?'
+    """
+    if found := OF_CLASS.search(message):
+        path, given = found.groups()
+        return _with_nearest(message, given, _settings(path))
+    if found := OF_COMMAND.search(message):
+        return _with_nearest(message, found[1], known)
+    return message
+
+
+def option_names(parser: Any) -> Iterator[str]:
+    """Of a parser and its subcommands."""
+    for action in parser._actions:
+        yield action.dest
+        for below in (getattr(action, "_name_parser_map", None) or {}).values():
+            yield from option_names(below)
+
+
+def _with_nearest(message: str, given: str, known: Iterable[str]) -> str:
+    nearest = get_close_matches(given, set(known), n=1, cutoff=0.75)
+    return f"{message}; did you mean `{nearest[0]}`?" if nearest else message
+
+
+def _settings(path: str) -> list[str]:
+    module, _, name = path.rpartition(".")
+    made = getattr(import_module(module), name)
+    return list(inspect.signature(made).parameters)
