@@ -137,7 +137,7 @@ WRONG = {
     ),
     "unknown option": (["--model.inr_lr=0.1"], "Option 'inr_lr' is not accepted"),
     "misspelt option": (["--model.iner_lr=0.1"], "did you mean `inner_lr`?"),
-    "misspelt flag": (["--trainer.max_step=1"], "did you mean `trainer.max_steps`?"),
+    "misspelt flag": (["--trainer.max_stepz=1"], "did you mean `trainer.max_steps`?"),
     "misspelt option of a class": (
         ["--model.model.init_args.hiden=[3]"],
         "did you mean `hidden`?",
