@@ -189,7 +189,6 @@ TWO_STEPS = [
     "--trainer.log_every_n_steps=1",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
-    "--model.compile=false",
 ]
 
 
