@@ -649,6 +649,8 @@ def test_config_runs_through_the_entry_point(name, small_root, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     family = name.partition("_")[0]
     data = [] if family in NO_FILES else [f"--data.root={small_root}"]
+    if "compile" in load(name)["model"]["init_args"]:
+        data += ["--model.compile=false"]
     small = SMALL[family]
     if name in EPISODIC:
         small = [flag for flag in small if "eval_inner_steps" not in flag]

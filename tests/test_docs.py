@@ -89,6 +89,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @needs_rl
 def test_the_cart_learns_to_adapt(folder) -> None:
     """Of the three steps of the curve, the first gains something."""

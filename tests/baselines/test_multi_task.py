@@ -190,6 +190,7 @@ def test_the_grid_may_be_changed_at_a_test(fitted, tmp_path, monkeypatch) -> Non
     assert result_of(tmp_path)["tuning"]["fine_tuning_lrs"] == [0.003, 0.004]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_average(tmp_path, monkeypatch) -> None:
     """Two networks, then two more from the checkpoint, are the four of one run."""
     monkeypatch.setenv("WANDB_MODE", "disabled")

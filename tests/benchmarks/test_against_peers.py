@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import against_peers
+import peers.bound
 from lightning_maml.losses import cross_entropy_n_way, mse
 from lightning_maml.models import MLP, Conv4
 from peers import turns
@@ -43,6 +44,13 @@ EAGER = {
     name: {who: m for who, m in contestants(w, SOURCE).items() if not who.endswith("compiled")}
     for name, w in WORKLOADS.items()
 }
+
+
+@pytest.fixture(autouse=True)
+def small_machine(monkeypatch) -> None:
+    """Its rates in no time."""
+    monkeypatch.setattr(peers.bound, "SIZE", 64)
+    monkeypatch.setattr(peers.bound, "NUMBERS", 1024)
 
 
 def mlp_problem(dtype):

@@ -33,6 +33,7 @@ def short_course(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(COURSES, "omniglot_5way_1shot", Course("glyphs_5way_1shot", 0.987))
 
 
+@pytest.mark.slow
 def test_a_fit_ends_at_the_target_and_each_attempt_is_kept(short_course, capfd) -> None:
     (easy,) = tried("--target", "0.001", "--note", "anything will do")
     assert easy["reached"]

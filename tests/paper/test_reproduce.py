@@ -24,6 +24,7 @@ def stopped(*arguments: str) -> int:
     return stop.value.code
 
 
+@pytest.mark.slow
 def test_runs_are_made_resumed_and_kept(tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("train.py", "configs"):

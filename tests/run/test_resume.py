@@ -172,7 +172,8 @@ CODES = {"killed": -9, "terminated": 143, "Ctrl-C": 130, "Ctrl-C twice": 1, "ter
 @pytest.mark.parametrize(
     ("how", "workers"),
     [
-        ("killed", 2), ("terminated", 0), ("Ctrl-C", 2),
+        ("killed", 2), ("terminated", 0),
+        pytest.param("Ctrl-C", 2, marks=pytest.mark.slow),
         pytest.param("killed", 0, marks=pytest.mark.slow),
         pytest.param("Ctrl-C twice", 0, marks=pytest.mark.slow),
         pytest.param("terminated twice", 2, marks=pytest.mark.slow),
