@@ -64,7 +64,7 @@ class TasksMade:
     def __call__(self, number: int) -> TaskArrays:
         """What the function makes for task `number`."""
         draw = uniforms(self.seed, self.split, number, 1, 1, STREAM)[0, 0]
-        seed = int(draw * 2**53)
+        seed = int(draw * 2**32)
         return task_from(self.make(seed), f"{self.path}({seed})")
 
 

@@ -27,13 +27,15 @@ def spec_of_training(
         trained_on: ``class_path`` (None if unknown) and ``init_args`` of the training data.
         image_size: as given by the user, so are the other two; None for as in training.
         channels: 1 or 3.
-        invert: None where training does not say: false.
+        invert: whether dark ink on white paper becomes bright on black; with 3 channels false if
+            training does not say.
 
     Raises:
         ValueError: naming the setting that differs from training, or that neither gives.
     """
-    name = str(trained_on.get("class_path") or "").rpartition(".")[2]
-    known = {**(trained_on.get("init_args") or {}), **FIXED.get(name, {})}
+    package, _, name = str(trained_on.get("class_path") or "").rpartition(".")
+    fixed = FIXED.get(name, {}) if package.partition(".")[0] == "datamodules" else {}
+    known = {**(trained_on.get("init_args") or {}), **fixed}
     settings: dict[str, Any] = {}
     given = {"image_size": image_size, "channels": channels, "invert": invert}
     for key, value in given.items():
@@ -41,10 +43,12 @@ def spec_of_training(
         if None not in (trained, value) and trained != value:
             raise ValueError(f"`{key}` must be {trained}, as in training, got {value}.")
         settings[key] = trained if value is None else value
-    missing = [key for key in ("image_size", "channels") if settings[key] is None]
+    if settings["channels"] != 1 and settings["invert"] is None:
+        settings["invert"] = False  # photos
+    missing = [key for key in settings if settings[key] is None]
     if missing:
         raise ValueError(
             f"`{missing[0]}` must be given: the checkpoint does not say what images it was trained "
             "on."
         )
-    return ImageSpec(settings["image_size"], settings["channels"], bool(settings["invert"]))
+    return ImageSpec(settings["image_size"], settings["channels"], settings["invert"])

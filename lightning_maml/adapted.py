@@ -151,6 +151,9 @@ def as_targets(labels: Labels) -> tuple[Tensor, tuple[Any, ...]]:
 
     >>> as_targets(["pear", "apple", "pear"])
     (tensor([1, 0, 1]), ('apple', 'pear'))
+    >>> import numpy
+    >>> as_targets(list(numpy.array([4, 7])))
+    (tensor([0, 1]), (4, 7))
 
     Raises:
         ValueError: if names and numbers are mixed.
@@ -158,6 +161,7 @@ def as_targets(labels: Labels) -> tuple[Tensor, tuple[Any, ...]]:
     if isinstance(labels, Tensor) and (labels.is_floating_point() or labels.ndim != 1):
         return labels, ()
     values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    values = [value.item() if hasattr(value, "item") else value for value in values]  # of numpy
     for kind in (str, int):
         if values and all(isinstance(value, kind) for value in values):
             names = tuple(sorted(set(values)))

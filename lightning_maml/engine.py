@@ -26,10 +26,11 @@ from lightning_maml.functional_model import (
     task_loss,
 )
 from lightning_maml.inner_loop import InnerLoop, MetaParams, Params, adapt
-from lightning_maml.joint_operators import check_joint
+from lightning_maml.joint_operators import resolve_derivation
 from lightning_maml.losses import Loss
 from lightning_maml.meta_gradient import (
     DERIVATIONS,
+    Derivation,
     MetaGradient,
     chunks,
     mean_over_tasks,
@@ -42,6 +43,8 @@ from lightning_maml.tasks_at_once import TasksAtOnce, check_tasks_at_once, resol
 _numbers = count()
 PerTask = Callable[[MetaParams, Episode], MetaGradient]
 NO_STEP_SIZES: Mapping[str, Tensor] = {}
+COMPILED_SHAPES = 4
+"""So many shapes of episodes "auto" compiles for; where sizes vary, there would be no end to it."""
 
 
 class Curve(NamedTuple):
@@ -65,7 +68,8 @@ class Engine:
         adapts: patterns (`fnmatch`) on parameter names: what the inner loop changes.
         tasks_at_once: tasks batched by `vmap` at a time; ``None`` = all, 1 = no `vmap`, ``"auto"``
             = as many as fit (tasks_at_once.py).
-        derivation: ``"sweep"``, ``"unrolled"`` or ``"joint"``, see meta_gradient.py.
+        derivation: ``"sweep"``, ``"unrolled"`` or ``"joint"``, see meta_gradient.py; ``"auto"``: of
+            the first and the last what is right and fast (joint_operators.py).
         compile: run the meta-gradient through `torch.compile`; ``"auto"`` where it works.
 
     Raises:
@@ -77,7 +81,7 @@ class Engine:
     loss: Loss
     adapts: Sequence[str] = ("*",)
     tasks_at_once: TasksAtOnce = None
-    derivation: Literal["sweep", "unrolled", "joint"] = "sweep"
+    derivation: Derivation = "sweep"
     compile: bool | Literal["auto"] = False
     _programs: dict[Any, Callable[..., MetaGradient]] = field(
         init=False, default_factory=dict, repr=False
@@ -87,9 +91,9 @@ class Engine:
 
     def __post_init__(self) -> None:
         check_tasks_at_once(self.tasks_at_once)
-        if self.derivation not in DERIVATIONS:
+        if self.derivation not in (*DERIVATIONS, "auto"):
             raise ValueError(
-                f"`derivation` must be one of {list(DERIVATIONS)}, got {self.derivation!r}."
+                f"`derivation` must be one of {[*DERIVATIONS, 'auto']}, got {self.derivation!r}."
             )
         if self.compile not in (True, False, "auto"):
             raise ValueError(f'`compile` must be true, false or "auto", got {self.compile!r}.')
@@ -127,7 +131,8 @@ class Engine:
         """Meta-loss and meta-gradient of a batch of tasks (Eq. 1, mean over tasks)."""
         tensors, at_once = self.tensors(), self._at_once(episode)
         n_way = self._n_way(episode.support_y)
-        key = (loop, at_once, self.model.training, n_way)
+        shapes = [tensor.shape for tensor in episode] if self.compile else []
+        key = (loop, at_once, self.model.training, n_way, *shapes)
         if key not in self._programs:
             example = episode.support_x[0], episode.support_y[0]
             self._programs[key] = self._program(loop, at_once, *example, n_way)
@@ -234,11 +239,12 @@ class Engine:
     def _program(
         self, loop: InnerLoop, at_once: int, x: Tensor, y: Tensor, n_way: int | None
     ) -> Callable[..., MetaGradient]:
-        compiled, derivation = resolve_compile(self.compile, self.model, x), self.derivation
+        many = self.compile == "auto" and len(self._programs) >= COMPILED_SHAPES
+        compiled = resolve_compile(False if many else self.compile, self.model, x)
         tensors = self.tensors()
         made = list(tensors.made)
-        if derivation == "joint" and at_once > 1:
-            check_joint(partial(self._loss_at_start, tensors, n_way), x, y)
+        once = partial(self._loss_at_start, tensors, n_way)
+        derivation = resolve_derivation(self.derivation, at_once, once, x, y)
 
         def program(
             frozen: Params, buffers: Params, meta: MetaParams, chunk: Episode

@@ -3,15 +3,20 @@
 There torch differentiates what its batching rules made of an operator. For a layer norm's backward
 they take mean and deviation as given, although they depend on the input, and the second derivative
 is wrong without a warning (torch 2.14). So only operators are let through for which the
-meta-gradient has been compared with that of the sweep (tests/test_joint_operators.py).
+meta-gradient has been compared with that of the sweep (tests/test_joint_operators.py), on a CPU.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_maml.random_state import random_state, set_random_state
+
+log = logging.getLogger(__name__)
 
 LAYOUT = (
     "alias", "cat", "clone", "contiguous", "copy", "detach", "empty", "expand", "lift_fresh",
@@ -31,25 +36,42 @@ COMPARED = frozenset((*LAYOUT, *ELEMENTWISE, *REDUCTIONS, *PRODUCTS))
 """Names of aten's operators; a trailing underscore, of those that write in place, is left off."""
 
 
-def check_joint(call: Callable[..., Any], *inputs: Tensor) -> None:
-    """Refuse what has not been compared.
+def resolve_derivation(
+    setting: str, tasks_at_once: int, call: Callable[..., Any], *inputs: Tensor
+) -> str:
+    """The derivation to take where `setting` is "joint" or "auto"; any other is what it is.
+
+    "auto" is "joint" where tasks are batched and all operators of ``call(*inputs)`` have been
+    compared, else "sweep"; it says in one line which.
 
     Raises:
-        ValueError: naming the option and the operators of ``call(*inputs)``.
+        ValueError: naming the option and the operators, if "joint" has not been compared for them.
     """
-    unknown = sorted(operators(call, inputs) - COMPARED)
+    if setting not in ("joint", "auto") or (setting, tasks_at_once) == ("joint", 1):
+        return setting
+    unknown = sorted(operators(call, inputs) - COMPARED) if tasks_at_once > 1 else []
+    if setting == "auto":
+        if unknown or tasks_at_once == 1:
+            why = f" ({', '.join(unknown)})" if unknown else ""
+            log.info("Meta-gradient: by the sweep%s.", why)
+            return "sweep"
+        log.info("Meta-gradient: jointly for %d tasks at a time.", tasks_at_once)
+        return "joint"
     if unknown:
         raise ValueError(
-            '`derivation` must be "sweep" or "unrolled" where tasks are batched (`tasks_at_once` '
-            f'above 1) and the model or the loss has {", ".join(unknown)}, got "joint": with it '
-            "torch's second derivatives are known to be right for other operators only."
+            '`derivation` must be "sweep", "unrolled" or "auto" where tasks are batched '
+            f"(`tasks_at_once` above 1) and the model or the loss has {', '.join(unknown)}, got "
+            '"joint": with it torch\'s second derivatives are known to be right for others only.'
         )
+    return setting
 
 
 def operators(call: Callable[..., Any], inputs: Sequence[Tensor]) -> set[str]:
     """Names of aten's operators that ``call(*inputs)`` runs."""
+    before = random_state(inputs[0].device)
     with torch.no_grad(), _Names() as mode:
         call(*inputs)
+    set_random_state(before, inputs[0].device)
     return mode.names
 
 

@@ -22,7 +22,7 @@ import contextlib
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ class MetaGradient(NamedTuple):
     report: TaskReport
 
 
-Derivation = Callable[..., MetaGradient]
+PerTask = Callable[..., MetaGradient]
 
 
 def unrolled(
@@ -278,8 +278,9 @@ def zeros_like(a: Params) -> Params:
     return {name: torch.zeros_like(tensor) for name, tensor in a.items()}
 
 
+Derivation = Literal["sweep", "unrolled", "joint", "auto"]
 DERIVATIONS = ("sweep", "unrolled", "joint")
-PER_TASK: dict[str, Derivation] = {"sweep": sweep, "unrolled": unrolled}
+PER_TASK: dict[str, PerTask] = {"sweep": sweep, "unrolled": unrolled}
 
 
 def over_tasks(per_task: Callable[..., Any], tasks_at_once: int) -> Callable[..., Any]:

@@ -26,7 +26,7 @@ from lightning_maml.losses import (
     metric_for,
     worst_of,
 )
-from lightning_maml.meta_gradient import MetaGradient
+from lightning_maml.meta_gradient import Derivation, MetaGradient
 from lightning_maml.meta_update import (
     MetaUpdate,
     OptimizerFactory,
@@ -87,7 +87,7 @@ class MetaLearner(LightningModule):
         accumulate_batches: batches averaged into one meta-update.
         tasks_at_once: tasks batched by `vmap` at a time; ``None`` = all, 1 = no `vmap`, ``"auto"``
             = as many as fit the cache or the device, see tasks_at_once.py.
-        derivation: "sweep", "unrolled" or "joint", see meta_gradient.py.
+        derivation: "sweep", "unrolled", "joint" or "auto", see meta_gradient.py.
         compile: `torch.compile` the meta-gradient; "auto" where a compiler works.
 
     Raises:
@@ -117,7 +117,7 @@ class MetaLearner(LightningModule):
         clip_meta_grad_norm: float | None = None,
         accumulate_batches: int = 1,
         tasks_at_once: TasksAtOnce = None,
-        derivation: Literal["sweep", "unrolled", "joint"] = "sweep",
+        derivation: Derivation = "sweep",
         compile: bool | Literal["auto"] = False,
         eval_inner_lr: Schedule | None = None,
     ) -> None:

@@ -27,7 +27,6 @@ def where_not_finite(episode: Episode, learner: nn.Module, remedy: str) -> str:
     if (found := first_not_finite({**episode._asdict(), **parameters})) is not None:
         return f"It comes from {found}."
     grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-    return (
-        f"This batch and the weights are finite (of the gradients the first that is not: "
-        f"{first_not_finite(grads)}). {remedy}"
-    )
+    first = first_not_finite(grads)  # none where they were clipped by value
+    gradient = f" (of the gradients the first that is not: {first})" if first else ""
+    return f"This batch and the weights are finite{gradient}. {remedy}"

@@ -88,7 +88,8 @@ class StepSizes:
         if self.learned == "per_tensor_and_step":
             known = min(step, alpha.shape[0] - 1)
             alpha = alpha[known]
-        ratio = 1.0 if step == known else self.fixed(step) / self.fixed(known)
+        then, now = self.fixed(known), self.fixed(step)
+        ratio = 1.0 if now == then else now / then  # one alone may be 0
         return alpha if ratio == 1 else ratio * alpha
 
     @property

@@ -1,5 +1,7 @@
 """The derivation "joint": for each operator that it lets through, the sweep's meta-gradient."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,11 +12,13 @@ from lightning_maml.engine import Engine
 from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.inner_rules import Adam, Clipped, Momentum
 from lightning_maml.joint_operators import COMPARED, ELEMENTWISE, operators
+from lightning_maml.models import EpisodeHead
 from lightning_maml.step_sizes import StepSizes
 from tests.cases import CASES, Case, flat, meta_gradient, relative_error
 from tests.naive_maml import naive_meta_gradient
 
 LOOP = InnerLoop(2, StepSizes(0.05, "per_tensor"))
+LOOP_OF_ONE = InnerLoop(1, StepSizes(0.05))
 POSITIVE = ("log", "pow", "sqrt")
 FUNCTIONS = {
     **{name: getattr(torch, name) for name in ("cos", "exp", "log", "neg", "relu", "sigmoid")},
@@ -93,7 +97,9 @@ def test_networks_of_the_paper_with_every_inner_rule(name: str, rule) -> None:
     ],
 )
 def test_other_operators_are_refused_by_name(name: str, operator: str) -> None:
-    with pytest.raises(ValueError, match=f'`derivation` must be "sweep" or "unrolled".*{operator}'):
+    with pytest.raises(
+        ValueError, match=f'`derivation` must be "sweep", "unrolled" or.*{operator}'
+    ):
         CASES[name].engine(derivation="joint").meta_gradient(LOOP, CASES[name].episode())
 
 
@@ -114,6 +120,40 @@ def test_one_task_at_a_time_takes_any_operator() -> None:
     found = engine.meta_gradient(loop, episode).grads.adapted
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "at_once", "said"),
+    [
+        ("conv4", None, "jointly for 3 tasks"),
+        ("conv4", 1, "by the sweep."),
+        ("embedding", None, r"by the sweep \(embedding, native_layer_norm\)"),
+    ],
+)
+def test_auto_is_joint_where_it_may_be_and_says_so(name, at_once, said, caplog) -> None:
+    caplog.set_level("INFO", "lightning_maml")
+    case, episode = CASES[name], CASES[name].episode()
+    found = meta_gradient(case.engine(derivation="auto", tasks_at_once=at_once), LOOP, episode)
+    assert re.search(said, caplog.text)
+    assert relative_error(flat(found), flat(meta_gradient(case.engine(), LOOP, episode))) < 1e-8
+
+
+def test_looking_for_operators_draws_no_random_numbers() -> None:
+    torch.manual_seed(0)
+    assert "bernoulli" in operators(nn.Dropout(), [torch.ones(3)])
+    drawn = torch.rand(2)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(2))
+
+
+def test_a_head_that_the_task_makes_is_left_to_the_sweep() -> None:
+    model = EpisodeHead(nn.Sequential(nn.Flatten(), nn.Linear(36, 4)), 4).double()
+    episode = CASES["group_norm_silu"].episode()
+    auto, sweep = (
+        flat(Engine(model, F.cross_entropy, derivation=way).meta_gradient(LOOP_OF_ONE, episode))
+        for way in ("auto", "sweep")
+    )
+    assert torch.equal(auto, sweep)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -100,3 +100,11 @@ def test_a_schedule_is_plain_data_in_a_checkpoint() -> None:
 def test_wrong_step_sizes_are_named(settings: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         line(**settings)
+
+
+@pytest.mark.parametrize("learned", ["one", "per_tensor", "per_tensor_and_step", "per_weight"])
+def test_a_learned_step_size_may_start_at_zero(learned) -> None:
+    sizes = StepSizes(0.0, learned)
+    alphas = sizes.initial({"w": torch.ones(2)}, 2)
+    for step in range(4):
+        assert torch.equal(sizes.at(alphas, "w", step), torch.zeros_like(sizes.at(alphas, "w", 0)))

@@ -8,6 +8,7 @@ import torch
 
 from lightning_maml import MetaLearner
 from lightning_maml.compiling import resolve_compile
+from lightning_maml.joint_operators import resolve_derivation
 from lightning_maml.meta_gradient import DERIVATIONS
 from peers.workloads import Gradient, Make, Problem, Run, Workload, taken
 
@@ -123,11 +124,15 @@ def fewer_sizes(workload: Workload) -> list[int]:
 
 def configured(problem: Problem) -> str:
     """The variant that the config names."""
-    workload = problem.workload
-    compiled = resolve_compile(workload.compile, problem.model, problem.episode.support_x[0])
-    return name(workload.derivation, workload.tasks_at_once or workload.tasks, compiled)
+    workload, (x, y) = problem.workload, (part[0] for part in problem.episode[:2])
+    at_once = workload.tasks_at_once or workload.tasks
+    derivation = resolve_derivation(
+        workload.derivation, at_once, lambda x, y: problem.loss(problem.model(x), y), x, y
+    )
+    return name(derivation, at_once, resolve_compile(workload.compile, problem.model, x))
 
 
 def reference(workload: Workload) -> str:
     """The variant that all others are compared with: as configured, but never compiled."""
-    return name(workload.derivation, workload.tasks_at_once or workload.tasks, False)
+    derivation = "sweep" if workload.derivation == "auto" else workload.derivation
+    return name(derivation, workload.tasks_at_once or workload.tasks, False)

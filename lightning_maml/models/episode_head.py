@@ -64,9 +64,11 @@ class EpisodeHead(nn.Module):
         inner = {n.removeprefix("body."): t for n, t in tensors.items() if n.startswith("body.")}
         embeddings = self._checked(functional_call(self.body, inner, (x,)))
         of_class = y == torch.arange(n_way, device=y.device).unsqueeze(1)
-        shares = of_class.to(embeddings.dtype)
-        means = (shares / shares.sum(dim=1, keepdim=True)) @ embeddings
-        return {"head.weight": 2 * means, "head.bias": -(means**2).sum(dim=1)}
+        with torch.autocast(x.device.type, enabled=False):  # the inner loop adds small steps to it
+            embeddings = embeddings.to(self.head.weight.dtype)
+            shares = of_class.to(embeddings.dtype)
+            means = (shares / shares.sum(dim=1, keepdim=True)) @ embeddings
+            return {"head.weight": 2 * means, "head.bias": -(means**2).sum(dim=1)}
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, ...] -> [N, n_way]``."""

@@ -20,7 +20,7 @@ OF_EVERY_UPDATE = (
 
 
 class SkipEmptyHooks(Callback):
-    """Has Lightning pass over the empty hooks of all callbacks while it trains."""
+    """Has Lightning pass over empty hooks while it trains."""
 
     def on_train_start(self, trainer: Trainer, *_: object) -> None:
         """Replace them by None."""
@@ -43,10 +43,14 @@ class SkipEmptyHooks(Callback):
 
 
 def empty_hooks(callbacks: Iterable[Callback]) -> list[tuple[Callback, str]]:
-    """Those hooks of every update that a callback has as `Callback` has them."""
+    """Those hooks of every update that a callback has as `Callback` has them.
+
+    Of the callbacks of Lightning and of this package: one of a user's may call its own hooks.
+    """
     return [
         (callback, name)
         for callback in callbacks
+        if type(callback).__module__.partition(".")[0] in ("lightning", "lightning_maml")
         for name in OF_EVERY_UPDATE
         if getattr(type(callback), name) is getattr(Callback, name) and name not in vars(callback)
     ]

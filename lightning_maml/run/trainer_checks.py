@@ -32,22 +32,24 @@ def check_trainer(trainer: Trainer) -> None:
 
 
 def check_outputs(trainer: Trainer | None, outputs: int) -> None:
-    """Refuse to train on tasks that may have more classes than the model has outputs.
+    """Refuse a run on tasks that may have more classes than the model has outputs.
 
     The labels would show it only when such a task comes; a datamodule with `shots` knows before.
 
     Raises:
-        ValueError: naming `n_way`.
+        ValueError: naming `n_way`, or `eval_n_way`.
     """
-    if trainer is None or not trainer.training:
-        return
     shots = getattr(getattr(trainer, "datamodule", None), "shots", None)
-    most = outputs if shots is None else shots.bounds("train")[1].n_way
-    if most > outputs:
-        raise ValueError(
-            f"`n_way` must be at most {outputs}, the outputs of the model, got {most}. More "
-            "outputs than classes are fine."
-        )
+    if trainer is None or shots is None:
+        return
+    fn = trainer.state.fn
+    for split in ("train", "val") if fn == "fit" else ("test",) if fn == "test" else ("val",):
+        most = shots.bounds(split)[1].n_way
+        if most > outputs:
+            raise ValueError(
+                f"`{shots.setting(split, 'n_way')}` must be at most {outputs}, the outputs of the "
+                f"model, got {most}. More outputs than classes are fine."
+            )
 
 
 def check_policy_trainer(trainer: Trainer) -> None:

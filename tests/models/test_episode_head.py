@@ -159,3 +159,13 @@ def test_settings_that_do_not_fit_are_refused_by_name() -> None:
         EpisodeHead(nn.Identity(), 3, "one")
     with pytest.raises(ValueError, match=r"`body` must return \[N, 5\] \(`features`\), got .*3"):
         EpisodeHead(nn.Identity(), 5)(torch.zeros(2, 3))
+
+
+def test_under_autocast_the_head_is_made_in_full_precision() -> None:
+    """In 16 bits small inner steps would round away."""
+    model = EpisodeHead(nn.Linear(4, 3), 3)
+    x, y = torch.randn(6, 4), torch.arange(3).repeat(2)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.autocast("cpu", torch.bfloat16):
+        made = model.make(tensors, x, y, 3)
+    assert {tensor.dtype for tensor in made.values()} == {torch.float32}

@@ -135,7 +135,7 @@ def test_it_is_for_predict_only(tmp_path, refused, command) -> None:
 
 def test_baselines_that_tune_are_refused(tmp_path) -> None:
     paths = (flag.partition("=")[2] for flag in write(tmp_path, ["mu-1.png"]))
-    data = FewShotFolder(*paths, image_size=28, channels=1)
+    data = FewShotFolder(*paths, image_size=28, channels=1, invert=True)
     with pytest.raises(ValueError, match="on which Pretrained tunes its steps, got FewShotFolder"):
         check_question(Pretrained(Conv4(5), loss="cross_entropy"), data)
 
@@ -148,6 +148,10 @@ def test_what_python_trained_on_is_asked_for(tmp_path) -> None:
         FewShotFolder(**paths)
     with pytest.raises(ValueError, match="`channels` must be given"):
         FewShotFolder(**paths, image_size=28)
+    with pytest.raises(ValueError, match="`invert` must be given"):
+        FewShotFolder(**paths, image_size=28, channels=1)
+    with pytest.raises(ValueError, match="`invert` must be given"):  # their ink may be either
+        FewShotFolder(**paths, trained_on={"class_path": "datamodules.Glyphs", "init_args": {}})
     kept = {"class_path": None, "init_args": {"image_size": 20, "channels": 3, "invert": False}}
     question = FewShotFolder(**paths, trained_on=kept).question()
     assert question.query_x.shape == (1, 3, 20, 20)
@@ -161,6 +165,7 @@ def test_the_network_refuses_other_images_too(tmp_path, refused) -> None:
     content["datamodule_hyper_parameters"] = {}
     torch.save(content, "unknown.ckpt")
     paths = [*write(tmp_path, ["mu-1.png"]), "--data.image_size=32", "--data.channels=1"]
+    paths += ["--data.invert=true"]
     end = refused("predict", "--ckpt_path=unknown.ckpt", "--data=FewShotFolder", *paths, *QUIET)
     assert "Expected images [N, 1, 28, 28]" in end.message
     assert Conv4(5).image_shape == (1, 28, 28)
