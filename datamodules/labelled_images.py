@@ -3,8 +3,9 @@
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from datamodules.image_reading import ImageSpec, Pixels, to_pixels
 from datamodules.sampling import Integers
 
+SAMPLE = 16  # images of a part that say whether it is another one
 LABELS = ("targets", "_labels", "labels")  # where torchvision's data sets keep them
 
 
@@ -35,8 +37,14 @@ class LabelledImages:
     title: str
 
     def identity(self) -> Iterator[str]:
-        """Classes, and class and arguments of each part with its length."""
-        yield from ("labelled", *self.origin, *(f"{len(part)} images" for part in self.parts))
+        """Classes; class, arguments, length and a sample of the images of each part.
+
+        Not all images: reading them is what the cache is to save.
+        """
+        yield from ("labelled", *self.origin)
+        for part in self.parts:
+            sample = np.linspace(0, len(part) - 1, SAMPLE).astype(int) if len(part) else ()
+            yield f"{len(part)} images, of which {sha256(_bytes(part, sample)).hexdigest()}"
         yield from (f"class {number} {name}" for name, number in self.classes.items())
 
     def open(self) -> tuple[dict[str, int], Callable[[Pixels], None]]:
@@ -127,6 +135,10 @@ def labels_of(part: Any) -> Integers:
             f"{list(labels.shape)} for the {len(part)} images of {type(part).__name__}."
         )
     return labels.astype(np.int64)
+
+
+def _bytes(part: Any, items: Iterable[int]) -> bytes:
+    return b"".join(np.asarray(part[int(i)][0]).tobytes() for i in items)
 
 
 def _pixels(image: object, part: Any, number: int, spec: ImageSpec) -> Pixels:

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from datamodules import TorchvisionClasses
-from datamodules.labelled_images import labels_of
+from datamodules.labelled_images import SAMPLE, labels_of
 
 HERE = "tests.datamodules.test_torchvision_classes"
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -105,6 +105,9 @@ class TwoLabels(Fake):
         super().__init__(root)
         self.targets = [[label, 0] for label in self.targets]
 
+    def __getitem__(self, i: int) -> Any:
+        return Image.new("RGB", (8, 8)), self.targets[i]
+
 
 def make(root: Path, kind: str = "Fake", **settings: Any) -> TorchvisionClasses:
     (root / "here").touch()
@@ -155,14 +158,36 @@ def test_each_label_is_one_class_and_each_image_comes_once(tmp_path: Path) -> No
 def test_images_are_read_once_for_any_split(tmp_path: Path, monkeypatch: Any) -> None:
     lists = {"train": ["kind 3", "kind 0"], "test": ["kind 11"]}
     make(tmp_path, classes=lists, fractions=None).prepare_data()
-    monkeypatch.setattr(f"{HERE}.Fake.__getitem__", None)
+    reads, original = [], Fake.__getitem__
+
+    def reading(self: Fake, i: int) -> Any:
+        reads.append(i)
+        return original(self, i)
+
+    monkeypatch.setattr(f"{HERE}.Fake.__getitem__", reading)
     splits = make(tmp_path, classes=lists, fractions=None).class_images()
     assert {split: images.names for split, images in splits.items()} == {
         "train": ("kind 0", "kind 3"),
         "test": ("kind 11",),
     }
-    with pytest.raises(TypeError):  # other images: they are read
-        make(tmp_path, classes=lists, fractions=None, image_size=9).class_images()
+    assert len(set(reads)) == SAMPLE
+    make(tmp_path, classes=lists, fractions=None, image_size=9).class_images()
+    assert len(set(reads)) > SAMPLE  # of another size: all are read
+
+
+def test_other_pictures_under_the_same_names_are_read_anew(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    def first() -> list[int]:
+        split = make(tmp_path, cache_dir=str(tmp_path)).class_images()["train"]
+        return split.images[0, :, 0, 0].tolist()
+
+    before = first()
+    monkeypatch.setattr(
+        f"{HERE}.Fake.__getitem__",
+        lambda self, i: (Image.new("RGB", (8, 8), (9, 9, 9)), self.targets[i]),
+    )
+    assert before != first() == [9, 9, 9]
 
 
 def test_fake_data_of_torchvision(tmp_path: Path) -> None:
