@@ -1,4 +1,4 @@
-"""Augmented training images: cropped, flipped and recoloured on the batch's device.
+"""Augmented training images: cropped, flipped and recolored on the batch's device.
 
 The random numbers are drawn with the task, on the host, and travel with the episode: they follow
 from seed, split and task number, whatever the workers, ranks, batches and device.
@@ -16,7 +16,7 @@ from datamodules.sampling import uniforms_of_task
 from datamodules.settings import check_at_least
 from lightning_maml.episode import Episode, TaskBatch
 
-COLUMNS = {"crop": slice(0, 2), "flip": slice(2, 3), "colour": slice(3, 6)}  # of the numbers
+COLUMNS = {"crop": slice(0, 2), "flip": slice(2, 3), "color": slice(3, 6)}  # of the numbers
 NUMBERS = 6  # for each image
 
 # B images of a batch
@@ -39,9 +39,9 @@ class Augmentation:
     Attributes:
         crop: put so many black pixels around the image, and cut one of its old size out of that
         flip: turn left to right, every second time
-        colour: multiply brightness, contrast and saturation each by a factor from
-            [1 - colour, 1 + colour], as torchvision's `ColorJitter`, in this order
-        same_for_class: which of "crop", "flip" and "colour" are the same for all images of a class
+        color: multiply brightness, contrast and saturation each by a factor from
+            [1 - color, 1 + color], as torchvision's `ColorJitter`, in this order
+        same_for_class: which of "crop", "flip" and "color" are the same for all images of a class
             in a task, support and query: those that make another class of it. The others are
             drawn for each image.
 
@@ -51,15 +51,15 @@ class Augmentation:
 
     crop: int = 0
     flip: bool = False
-    colour: float = 0.0
+    color: float = 0.0
     same_for_class: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_at_least("augment.crop", self.crop, 0)
         if not isinstance(self.flip, bool):
             raise ValueError(f"`augment.flip` must be true or false, got {self.flip!r}.")
-        if not isinstance(self.colour, int | float) or not 0 <= self.colour <= 1:
-            raise ValueError(f"`augment.colour` must be from 0 to 1, got {self.colour!r}.")
+        if not isinstance(self.color, int | float) or not 0 <= self.color <= 1:
+            raise ValueError(f"`augment.color` must be from 0 to 1, got {self.color!r}.")
         if isinstance(self.same_for_class, str) or not set(self.same_for_class) <= set(COLUMNS):
             raise ValueError(
                 f"`augment.same_for_class` must list some of {', '.join(COLUMNS)}, "
@@ -82,9 +82,9 @@ class Augmentation:
         if self.flip:
             flipped = draws[:, COLUMNS["flip"]].view(-1, 1, 1, 1) < 0.5
             x = torch.where(flipped, x.flip(-1), x)
-        if self.colour:
-            factors = 1 - self.colour + 2 * self.colour * draws[:, COLUMNS["colour"]]
-            x = _recoloured(x, factors.to(x.dtype))
+        if self.color:
+            factors = 1 - self.color + 2 * self.color * draws[:, COLUMNS["color"]]
+            x = _recolored(x, factors.to(x.dtype))
         return x
 
 
@@ -141,7 +141,7 @@ def _cropped(x: Tensor, crop: int, draws: Tensor) -> Tensor:
     return places[torch.arange(len(x), device=x.device), :, top, left]
 
 
-def _recoloured(x: Tensor, factors: Tensor) -> Tensor:
+def _recolored(x: Tensor, factors: Tensor) -> Tensor:
     """Brightness, contrast and saturation times factors ``[B, 3]``."""
     from torchvision.transforms.v2 import functional  # slow, and needed here only
 

@@ -34,8 +34,8 @@ class Glyphs(EpisodicDataModule):
         characters: characters for training, validation and test, as many as one likes
         drawings: images of each character
         alphabet: another number gives other characters; a run's `seed` does not
-        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
-            {crop: 8, flip: true, colour: 0.4}; None: images as they are
+        augment: crop, flip, color and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, color: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 

@@ -51,8 +51,8 @@ class ImageFolder(EpisodicDataModule):
         classes: instead of fractions, the names of the classes of `train`, `val` and `test`
         split_seed: which classes the fractions are; `seed` does not move them
         cache_dir: where the read images are kept; None for beside the data
-        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
-            {crop: 8, flip: true, colour: 0.4}; None: images as they are
+        augment: crop, flip, color and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, color: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 

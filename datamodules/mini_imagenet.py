@@ -47,8 +47,8 @@ class MiniImagenet(EpisodicDataModule):
         test_tasks: fixed test tasks
         download: fetch the pickles to `root` from Zenodo if there is no data
         cache_dir: where the read images are kept (1.3 GB); None for beside the data
-        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
-            {crop: 8, flip: true, colour: 0.4}; None: images as they are
+        augment: crop, flip, color and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, color: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 

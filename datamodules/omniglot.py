@@ -44,8 +44,8 @@ class Omniglot(EpisodicDataModule):
         characters: characters for training, validation and test
         download: fetch the data to `root` through torchvision if it is not there
         cache_dir: where the read images are kept; None for beside the data
-        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
-            {crop: 8, flip: true, colour: 0.4}; None: images as they are
+        augment: crop, flip, color and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, color: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 

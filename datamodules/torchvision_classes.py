@@ -51,8 +51,8 @@ class TorchvisionClasses(EpisodicDataModule):
         split_seed: which classes the fractions are; `seed` does not move them
         download: have torchvision fetch the data to `root` if it is not there
         cache_dir: where the read images are kept; None for under `root`
-        augment: crop, flip, colour and same_for_class for training images (augmentation.py), e.g.
-            {crop: 8, flip: true, colour: 0.4}; None: images as they are
+        augment: crop, flip, color and same_for_class for training images (augmentation.py), e.g.
+            {crop: 8, flip: true, color: 0.4}; None: images as they are
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 

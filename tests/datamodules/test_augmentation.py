@@ -17,7 +17,7 @@ from tests.datamodules.test_episodic import on_rank, trainer
 # Python 3.12 and newer warn of any fork from a process with threads, as loader workers are.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 
-ALL = {"crop": 3, "flip": True, "colour": 0.5}
+ALL = {"crop": 3, "flip": True, "color": 0.5}
 SMALL = {"characters": (12, 6, 6), "drawings": 6, "train_batches_per_epoch": 10, "n_way": 3}
 SMALL |= {"k_shot": 2, "query_shot": 2, "meta_batch_size": 4}
 
@@ -34,7 +34,7 @@ def arrived(data: Glyphs, loader: Any = None) -> list[Episode]:
 
 def by_torchvision(image: Tensor, draws: list[float], augment: Augmentation) -> Tensor:
     """One image ``[C, H, W]``, with torchvision's own functions."""
-    top, left, flip, *colours = draws
+    top, left, flip, *colors = draws
     size = 2 * augment.crop + 1
     image = functional.pad(image, [augment.crop])
     image = functional.crop(image, int(top * size), int(left * size), 8, 8)
@@ -45,16 +45,16 @@ def by_torchvision(image: Tensor, draws: list[float], augment: Augmentation) -> 
         functional.adjust_contrast,
         functional.adjust_saturation,
     )
-    for change, draw in zip(adjust, colours, strict=True):
-        image = change(image, 1 + augment.colour * (2 * draw - 1))
+    for change, draw in zip(adjust, colors, strict=True):
+        image = change(image, 1 + augment.color * (2 * draw - 1))
     return image
 
 
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize(
     "settings",
-    [ALL, {"crop": 2}, {"flip": True}, {"colour": 0.8}, {}],
-    ids=["all", "crop", "flip", "colour", "none"],
+    [ALL, {"crop": 2}, {"flip": True}, {"color": 0.8}, {}],
+    ids=["all", "crop", "flip", "color", "none"],
 )
 def test_each_image_is_as_torchvision_makes_it(settings: dict[str, Any], channels: int) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -107,10 +107,10 @@ def test_the_same_images_whoever_loads_them() -> None:
     assert not torch.equal(arrived(glyphs(seed=1))[0].query_x, first[2][:4])
 
 
-@pytest.mark.parametrize("same", [(), ("flip",), ("crop", "colour"), ("crop", "flip", "colour")])
+@pytest.mark.parametrize("same", [(), ("flip",), ("crop", "color"), ("crop", "flip", "color")])
 def test_what_makes_the_class_is_the_same_for_support_and_query(same: tuple[str, ...]) -> None:
     """Of the numbers: one value per class and task for what is named, as many as images else."""
-    columns = {"crop": (0, 1), "flip": (2,), "colour": (3, 4, 5)}
+    columns = {"crop": (0, 1), "flip": (2,), "color": (3, 4, 5)}
     data = glyphs(augment=ALL | {"same_for_class": list(same)})
     for batch in data.train_dataloader():
         assert isinstance(batch, Augmented)
@@ -168,8 +168,8 @@ def test_a_learner_sees_episodes_of_its_precision(precision: str) -> None:
     [
         ({"crop": -1}, r"`augment\.crop` must be an integer of at least 0, got -1"),
         ({"flip": 1}, r"`augment\.flip` must be true or false, got 1"),
-        ({"colour": 1.5}, r"`augment\.colour` must be from 0 to 1, got 1\.5"),
-        ({"color": 0.5}, "`augment` must have no settings but crop, flip, .* got 'color'"),
+        ({"color": 1.5}, r"`augment\.color` must be from 0 to 1, got 1\.5"),
+        ({"colour": 0.5}, "`augment` must have no settings but crop, flip, .* got 'colour'"),
         ({"same_for_class": ["turn"]}, r"`augment\.same_for_class` must list some of crop, flip"),
         ({"same_for_class": "flip"}, r"`augment\.same_for_class` must list some of .* 'flip'"),
     ],
