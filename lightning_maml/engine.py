@@ -36,7 +36,7 @@ from lightning_maml.meta_gradient import (
     mean_over_tasks,
     over_tasks,
 )
-from lightning_maml.start import MakesTensors, Start, classes_in, per_chunk, started
+from lightning_maml.start import Start, classes_in, makes_tensors, per_chunk, started
 from lightning_maml.step_sizes import Schedule, StepSizes
 from lightning_maml.tasks_at_once import TasksAtOnce, check_tasks_at_once, resolve_tasks_at_once
 
@@ -210,7 +210,7 @@ class Engine:
 
     def _n_way(self, support_y: Tensor) -> int | None:
         """Number of classes for a module that needs to know; labels ``[tasks, examples]``."""
-        return classes_in(support_y) if isinstance(self.model, MakesTensors) else None
+        return classes_in(support_y) if makes_tensors(self.model) else None
 
     def _start(self, tensors: ModuleTensors, n_way: int | None) -> Start:
         constants = tensors.frozen | tensors.buffers

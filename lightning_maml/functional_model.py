@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_maml.inner_loop import Params, TaskLoss
 from lightning_maml.losses import Loss
-from lightning_maml.start import MakesTensors
+from lightning_maml.start import makes_tensors
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ def module_tensors(
     for name, parameter in model.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    made = (
-        {name: buffers.pop(name) for name in model.made} if isinstance(model, MakesTensors) else {}
-    )
+    made = {name: buffers.pop(name) for name in model.made} if makes_tensors(model) else {}
     trainable = {n: p for n, p in parameters.items() if p.requires_grad or n in also_trainable}
     known = {name: aliases[id(p)] for name, p in trainable.items()} | {n: [n] for n in made}
     matched = {

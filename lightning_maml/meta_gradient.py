@@ -304,6 +304,8 @@ def over_tasks(per_task: Callable[..., Any], tasks_at_once: int) -> Callable[...
 
 def chunks(episode: Episode, tasks_at_once: int) -> list[Episode]:
     """The episode cut along its task axis; the last chunk may be smaller."""
+    if episode.tasks <= tasks_at_once:
+        return [episode]
     return [
         Episode(*(tensor[first : first + tasks_at_once] for tensor in episode))
         for first in range(0, episode.tasks, tasks_at_once)
@@ -335,4 +337,6 @@ def mean_over_tasks(
         total = part if total is None else tree_map(torch.add, total, part)
         reports.append(report)
     loss, grads = tree_map(lambda tensor: tensor / episode.tasks, total)
-    return MetaGradient(loss, grads, TaskReport(*map(torch.cat, zip(*reports, strict=True))))
+    if len(reports) > 1:
+        reports = [TaskReport(*map(torch.cat, zip(*reports, strict=True)))]
+    return MetaGradient(loss, grads, reports[0])

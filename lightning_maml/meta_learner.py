@@ -40,7 +40,7 @@ from lightning_maml.run.callbacks import callbacks_for
 from lightning_maml.run.hyperparameters import not_plain
 from lightning_maml.run.progress import TaskRate
 from lightning_maml.run.trainer_checks import check_outputs
-from lightning_maml.start import MakesTensors
+from lightning_maml.start import makes_tensors
 from lightning_maml.step_sizes import Learned, Schedule, StepSizes, as_floats, evaluation_sizes
 from lightning_maml.task_curve import EvalResult, TaskCurve, curve_values, summarize
 from lightning_maml.tasks_at_once import TasksAtOnce
@@ -318,7 +318,7 @@ class MetaLearner(LightningModule):
         # Reading the labels of an accelerator would wait for it at every batch.
         on_host = episode.support_y.device.type == "cpu"
         if is_classification(self.loss) and (on_host or self._outputs is None):
-            made_anew = isinstance(self.model, MakesTensors)
+            made_anew = makes_tensors(self.model)
             if self._outputs is None or made_anew:
                 self._outputs = self.engine.output_size(episode)
                 if not made_anew:
