@@ -227,16 +227,16 @@ def n_way(name: str) -> int:
 
 
 class Noise:
-    """A data set like torchvision's: two 9x9 images of each of 20 classes."""
+    """A data set like torchvision's: six 9x9 images of each of 20 classes."""
 
     classes = tuple(f"noise {number}" for number in range(20))
-    targets = tuple(number // 2 for number in range(40))
+    targets = tuple(number // 6 for number in range(120))
 
     def __init__(self, root: str) -> None:
-        self.pixels = np.random.default_rng(0).integers(0, 256, (40, 9, 9, 3), np.uint8)
+        self.pixels = np.random.default_rng(0).integers(0, 256, (120, 9, 9, 3), np.uint8)
 
     def __len__(self) -> int:
-        return 40
+        return 120
 
     def __getitem__(self, i: int) -> tuple[Image.Image, int]:
         return Image.fromarray(self.pixels[i]), self.targets[i]

@@ -66,8 +66,8 @@ def test_each_precision_trains_and_is_tested(monkeypatch, capfd, tmp_path) -> No
            "--data.test_tasks=8", "--model.compile=false"]  # fmt: skip
     monkeypatch.setattr(precision, "measure", lambda options: [])
     text = printed(monkeypatch, capfd, "--fit", *few)
-    assert [line.split(" | ")[0] for line in text.splitlines()[-2:]] == [
+    assert [line.split(" | ")[0] for line in text.rstrip().splitlines()[-2:]] == [
         "| 32-true",
         "| bf16-mixed",
     ]
-    assert all(line.endswith("| 8 |") for line in text.splitlines()[-2:])
+    assert all(line.endswith("| 8 |") for line in text.rstrip().splitlines()[-2:])
