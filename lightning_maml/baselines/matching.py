@@ -51,16 +51,17 @@ class FullContext(nn.Module):
     def _read(self, support: Tensor, query: Tensor) -> Tensor:
         """The attention LSTM: each step reads the support set with the state of the last one.
 
-        The paper's LSTM has [h, r] as its hidden state. Its gates are linear in both and in the
-        input, so r, the reading, may as well be part of the input.
+        r_{k-1} = sum_i a(h_{k-1}, g(x_i)) g(x_i) with h_0 = 0: the first reading is the mean. The
+        paper's LSTM has [h, r] as its hidden state. Its gates are linear in both and in the input,
+        so r, the reading, may as well be part of the input.
         """
         shape, x = query.shape, query.flatten(0, 1)
-        h = cell = reading = torch.zeros_like(x)
+        h = cell = torch.zeros_like(x)
         for _ in range(self.steps):
-            hidden, cell = self.of_query(torch.cat([x, reading], dim=-1), (h, cell))
-            h = hidden + x
             attention = (h.view(shape) @ support.mT).softmax(dim=-1)
             reading = (attention @ support).flatten(0, 1)
+            hidden, cell = self.of_query(torch.cat([x, reading], dim=-1), (h, cell))
+            h = hidden + x
         return h.view(shape)
 
 

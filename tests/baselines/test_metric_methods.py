@@ -174,13 +174,27 @@ def test_full_context_is_that_of_the_papers_equations() -> None:
     on_x, on_r = cell.weight_ih.chunk(2, dim=1)
     on_state, bias = torch.cat([cell.weight_hh, on_r], dim=1), cell.bias_ih + cell.bias_hh
     for x, found in zip(query, found_query, strict=True):
-        h = c = r = zero
+        h = c = zero
         for _ in range(steps):
-            hidden, c = gates(on_x, on_state, bias, x, torch.cat([h, r]), c)
-            h = hidden + x
             attention = torch.stack([h @ g for g in sums]).softmax(dim=0)
             r = sum(a * g for a, g in zip(attention, sums, strict=True))
+            hidden, c = gates(on_x, on_state, bias, x, torch.cat([h, r]), c)
+            h = hidden + x
         torch.testing.assert_close(found, h)
+
+
+def test_one_reading_is_the_mean_of_the_support_set() -> None:
+    """h_0 = 0 attends to all alike. Other support images give the query another embedding."""
+    torch.manual_seed(3)
+    context, episode = FullContext(FEATURES, 1).double(), tasks(1)
+    support, query = context(episode.support_x, episode.query_x)
+    cell, zero = context.of_query, torch.zeros(FEATURES, dtype=torch.float64)
+    seen = torch.cat([episode.query_x[0, 0], support[0].mean(dim=0)])
+    bias = cell.bias_ih + cell.bias_hh
+    hidden, _ = gates(cell.weight_ih, cell.weight_hh, bias, seen, zero, zero)
+    torch.testing.assert_close(query[0, 0], hidden + episode.query_x[0, 0])
+    _, other = context(episode.support_x.flip(-1), episode.query_x)
+    assert (other - query).abs().max() > 0.01
 
 
 # -- Siamese ------------------------------------------------------------------------------------
