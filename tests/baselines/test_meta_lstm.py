@@ -96,16 +96,6 @@ def test_it_starts_as_small_steps_and_learns() -> None:
     assert model.training_loss(tasks(20, seed=99)).item() < before - 0.1
 
 
-def test_shuffled_labels_leave_chance() -> None:
-    episode, g = tasks(60), torch.Generator().manual_seed(2)
-    order = torch.rand(episode.query_y.shape, generator=g).argsort(dim=1)
-    shuffled = episode._replace(query_y=episode.query_y.gather(1, order))
-    model = method()
-    pin(model.rule, 0.5)
-    right = EpisodicLearner(model).evaluate(shuffled).metric[0]
-    assert abs(right.mean() - 1 / 3) < 3 * right.std() / math.sqrt(60)
-
-
 def test_wrong_steps_are_named() -> None:
     with pytest.raises(ValueError, match="`steps` must be at least 1, got 0"):
         method(steps=0)

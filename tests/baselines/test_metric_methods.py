@@ -60,15 +60,6 @@ def method(request) -> nn.Module:
     return request.param().double()
 
 
-def test_probabilities_sum_to_one_and_tasks_are_apart(method) -> None:
-    episode = tasks(4)
-    together = method(*episode[:3])
-    torch.testing.assert_close(together.exp().sum(dim=-1), torch.ones_like(together[..., 0]))
-    for t in range(4):
-        alone = method(*(part[t : t + 1] for part in episode[:3]))
-        torch.testing.assert_close(alone[0], together[t])
-
-
 def test_other_numbers_of_the_classes_permute_the_probabilities(method) -> None:
     episode = tasks(2)
     renamed = torch.tensor([2, 0, 1])[episode.support_y]  # class 0 is called 2, and so on
@@ -97,16 +88,6 @@ def test_training_finds_a_space_in_which_tasks_are_solved(method) -> None:
         method.training_loss(hidden()).backward()
         optimizer.step()
     assert accuracy(hidden()) > before + 0.15
-
-
-def test_shuffled_labels_leave_chance(method) -> None:
-    """1/3 of 2400 queries; right ones of a task are not independent, so the task is the unit."""
-    episode = tasks(200)
-    g = torch.Generator().manual_seed(2)
-    order = torch.rand(episode.query_y.shape, generator=g).argsort(dim=1)
-    shuffled = episode.query_y.gather(1, order)
-    right = (method(*episode[:3]).argmax(-1) == shuffled).double().mean(dim=1)
-    assert abs(right.mean() - 1 / 3) < 3 * right.std() / math.sqrt(200)
 
 
 # -- prototypical -------------------------------------------------------------------------------
