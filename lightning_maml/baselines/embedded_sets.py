@@ -55,14 +55,14 @@ def squared_distances(query: Tensor, others: Tensor) -> Tensor:
     return (query[:, :, None] - others[:, None]).square().sum(dim=-1)
 
 
-def class_log_sums(log_values: Tensor, labels: Tensor) -> Tensor:
-    """log of the sum of exp over the support examples of each class.
+def by_class(values: Tensor, labels: Tensor, n_way: int) -> Tensor:
+    """Values of the support examples of each class, minus infinity at those of others: to reduce.
 
-    Shapes: ``log_values [T, Q, S]``, ``labels [T, S]`` -> ``[T, Q, N]``.
+    Shapes: ``values [T, Q, S]``, ``labels [T, S]`` -> ``[T, Q, S, N]``. A label outside
+    0 .. N - 1 belongs to no class.
     """
-    one_hot = F.one_hot(labels, class_count(labels)).bool()
-    masked = log_values[..., None].masked_fill(~one_hot[:, None], -torch.inf)
-    return masked.logsumexp(dim=2)
+    of_class = labels[..., None] == torch.arange(n_way, device=labels.device)
+    return values[..., None].masked_fill(~of_class[:, None], -torch.inf)
 
 
 def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> Tensor:

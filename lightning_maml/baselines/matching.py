@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml.baselines.embedded_sets import (
+    by_class,
     checked_encoder,
-    class_log_sums,
+    class_count,
     embedded,
     negative_log_likelihood,
     squared_distances,
@@ -103,7 +104,7 @@ class MatchingNets(nn.Module):
         if self.context is not None:
             support, query = self.context(support, query)
         attention = similarities(query, support, self.distance).log_softmax(dim=-1)
-        return class_log_sums(attention, support_y)
+        return by_class(attention, support_y, class_count(support_y)).logsumexp(dim=2)
 
     def training_loss(self, episode: Episode) -> Tensor:
         """Negative log-probability of the right class, mean over query examples."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_maml.baselines.embedded_sets import checked_encoder, class_count, embedded
+from lightning_maml.baselines.embedded_sets import by_class, checked_encoder, class_count, embedded
 from lightning_maml.episode import Episode
 
 NOBODY = -1  # the value of an empty slot
@@ -58,10 +58,7 @@ def class_similarities(memory: Memory, queries: Tensor, n_way: int) -> Tensor:
 
     Shapes: ``queries [T, Q, D]`` of unit length -> ``[T, Q, N]``.
     """
-    similarities = _similarities(memory, queries)
-    lowest = similarities.new_full((*similarities.shape[:2], n_way + 1), -torch.inf)
-    classes = (memory.values % (n_way + 1))[:, None].expand_as(similarities)  # empty: the last
-    return lowest.scatter_reduce(2, classes, similarities, "amax")[..., :n_way]
+    return by_class(_similarities(memory, queries), memory.values, n_way).amax(dim=2)
 
 
 def margin_loss(scores: Tensor, labels: Tensor, margin: float) -> Tensor:

@@ -15,7 +15,7 @@ from lightning_maml.baselines import (
     PrototypicalNets,
     SiameseNets,
 )
-from lightning_maml.baselines.embedded_sets import class_log_sums
+from lightning_maml.baselines.embedded_sets import by_class
 from lightning_maml.baselines.matching import FullContext, similarities
 from lightning_maml.baselines.prototypical import prototypes
 from lightning_maml.models import Conv4, ConvEmbedding
@@ -211,14 +211,16 @@ def test_siamese_pairs_and_classes_by_hand() -> None:
 # -- the shell ----------------------------------------------------------------------------------
 
 
-def test_log_sums_over_classes() -> None:
+def test_values_by_class() -> None:
     values = torch.randn(2, 3, 5, dtype=torch.float64)
-    labels = torch.tensor([[0, 1, 1, 2, 0], [2, 2, 0, 1, 1]])
-    found = class_log_sums(values, labels)
+    labels = torch.tensor([[0, 1, 1, 2, 0], [2, 2, -1, 1, 0]])  # -1: of no class
+    found = by_class(values, labels, 3)
     for t in range(2):
         for n in range(3):
-            expected = values[t][:, labels[t] == n].exp().sum(dim=1).log()
-            torch.testing.assert_close(found[t, :, n], expected)
+            expected = values[t][:, labels[t] == n]
+            torch.testing.assert_close(found[t, :, :, n].amax(dim=1), expected.amax(dim=1))
+            sums = expected.exp().sum(dim=1).log()
+            torch.testing.assert_close(found[t, :, :, n].logsumexp(dim=1), sums)
 
 
 def test_evaluation_uses_running_statistics_and_leaves_no_trace() -> None:
