@@ -29,13 +29,16 @@ def checked_encoder(encoder: nn.Module) -> nn.Module:
     return encoder
 
 
-def embedded(encoder: nn.Module, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
-    """Embeddings of all examples, made in one call.
+def embedded(
+    encoder: nn.Module, support_x: Tensor, query_x: Tensor, features: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Embeddings of all examples, made in one call; `features`: D, where it must be known before.
 
     Shapes: ``support_x [T, S, ...]``, ``query_x [T, Q, ...]`` -> ``[T, S, D]``, ``[T, Q, D]``.
 
     Raises:
-        ValueError: naming `encoder`, if it does not return a vector for each example.
+        ValueError: naming `encoder`, if it does not return a vector for each example, or
+            `features`, if these are of another length.
     """
     examples = torch.cat([support_x, query_x], dim=1)
     vectors = encoder(examples.flatten(0, 1))
@@ -43,6 +46,10 @@ def embedded(encoder: nn.Module, support_x: Tensor, query_x: Tensor) -> tuple[Te
         raise ValueError(
             "`encoder` must return vectors [examples, features], got shape "
             f"{list(vectors.shape)} for input of shape {list(examples.flatten(0, 1).shape)}."
+        )
+    if features not in (None, vectors.shape[1]):
+        raise ValueError(
+            f"`features` must be {vectors.shape[1]}, as the encoder returns, got {features}."
         )
     support, query = vectors.unflatten(0, examples.shape[:2]).split(
         [support_x.shape[1], query_x.shape[1]], dim=1

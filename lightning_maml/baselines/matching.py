@@ -100,7 +100,8 @@ class MatchingNets(nn.Module):
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Log-probabilities of the classes, ``[T, Q, N]``."""
-        support, query = embedded(self.encoder, support_x, query_x)
+        features = None if self.context is None else self.context.over_support.input_size
+        support, query = embedded(self.encoder, support_x, query_x, features)
         if self.context is not None:
             support, query = self.context(support, query)
         attention = similarities(query, support, self.distance).log_softmax(dim=-1)

@@ -43,7 +43,7 @@ class SiameseNets(nn.Module):
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Logarithm of each class's share of the probabilities, ``[T, Q, N]``."""
-        support, query = embedded(self.encoder, support_x, query_x)
+        support, query = self._embedded(support_x, query_x)
         log_same = F.logsigmoid(self.pair_logits(query, support))
         of_classes = by_class(log_same, support_y, class_count(support_y))
         if self.class_score == "nearest":
@@ -59,7 +59,10 @@ class SiameseNets(nn.Module):
         Pairs of the same and of different classes weigh the same in sum, however many ways there
         are; the original draws as many of each.
         """
-        support, query = embedded(self.encoder, episode.support_x, episode.query_x)
+        support, query = self._embedded(episode.support_x, episode.query_x)
         logits = self.pair_logits(query, support)
         same = episode.query_y[:, :, None] == episode.support_y[:, None]
         return (F.softplus(-logits[same]).mean() + F.softplus(logits[~same]).mean()) / 2
+
+    def _embedded(self, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
+        return embedded(self.encoder, support_x, query_x, self.same.in_features)

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from lightning_maml import Episode
-from lightning_maml.baselines import EpisodicLearner, MetaLSTM, SiameseNets
+from lightning_maml.baselines import (
+    MANN,
+    EpisodicLearner,
+    MatchingNets,
+    MemoryModule,
+    MetaLSTM,
+    SiameseNets,
+)
 from tests.baselines import test_meta_lstm, test_neural_statistician
 from tests.baselines.test_memory_methods import small_mann, small_memory
 from tests.baselines.test_metric_methods import FEATURES, METHODS
@@ -83,3 +90,57 @@ def test_tasks_and_queries_are_apart(case) -> None:
         torch.testing.assert_close(learner.outputs(one)[0, 0], whole[t])
         alone = one._replace(query_x=one.query_x[:, 4:5], query_y=one.query_y[:, 4:5])
         torch.testing.assert_close(learner.outputs(alone)[0, 0, 0], whole[t, 4])
+
+
+def solve(model: nn.Module, *shape: int, scale: float = 1.0) -> None:
+    episode = noise(1, shape)
+    model.double()(scale * episode.support_x, *episode[1:3])
+
+
+def train(model: nn.Module, *shape: int, labels: list[int]) -> None:
+    episode = noise(1, shape)._replace(query_y=torch.tensor([labels]))
+    model.double().training_loss(episode)
+
+
+def wide(features: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, features))
+
+
+statistician = test_neural_statistician.method
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: MANN(5, heads=0), "`heads` must be at least 1, got 0"),
+        (lambda: MANN(5, slots=0), "`slots` must be at least 4, one for .*`heads`, got 0"),
+        (lambda: MANN(5, slots=3), "`slots` must be at least 4, one for .*`heads`, got 3"),
+        (lambda: solve(MANN(2), 1, 28, 28), "`n_way` must be at least 3, .*got 2"),
+        (lambda: MemoryModule(wide(8), slots=0), "`slots` must be at least 1, got 0"),
+        (lambda: MemoryModule(wide(8), margin=-0.1), "`margin` must be .* >= 0, got -0.1"),
+        (lambda: MemoryModule(wide(8), margin=math.nan), "`margin` must be .* >= 0, got nan"),
+        (lambda: solve(MemoryModule(wide(8), 8, 5), 4, 4), "`slots` must be at least 6, .*got 5"),
+        (lambda: solve(MemoryModule(wide(8), 7), 4, 4), "`features` must be 8, .*got 7"),
+        (lambda: solve(SiameseNets(wide(8), 7), 4, 4), "`features` must be 8, .*got 7"),
+        (
+            lambda: solve(MatchingNets(wide(8), context_steps=1, features=7), 4, 4),
+            "`features` must be 8, .*got 7",
+        ),
+        (lambda: MetaLSTM(nn.Linear(4, 3), 1, hidden=0), "`hidden` must be at least 1, got 0"),
+        (
+            lambda: solve(MetaLSTM(nn.Linear(4, 2), 1), 4),
+            "`model` must have an output for each of the 3 classes of a task, got 2",
+        ),
+        (lambda: solve(statistician(), 3, 28, 28), r"`support_x` must .*\[1, 28, 28\], got \[3,"),
+        (lambda: solve(statistician(), 1, 32, 32), r"`support_x` must .*, got \[1, 32, 32\]"),
+        (lambda: solve(statistician(), 1, 28, 28, scale=255), r"`support_x` must .*\[0, 1\]"),
+        (
+            lambda: train(statistician(), 1, 28, 28, labels=[0, 0, 0, 1, 1, 1]),
+            r"`query_y` must hold each class equally often, got \[0, 3\] times",
+        ),
+    ],
+)
+def test_wrong_settings_are_named(call, message) -> None:
+    with pytest.raises(ValueError, match=message) as refusal:
+        call()
+    assert "\n" not in str(refusal.value)

@@ -52,10 +52,10 @@ def test_samples_have_their_mean_and_variance() -> None:
 
 def test_sets_are_the_images_of_a_class() -> None:
     x = torch.arange(6.0).view(1, 6, 1)
-    found = sets(x, torch.tensor([[2, 0, 1, 0, 2, 1]]))
+    found = sets(x, torch.tensor([[2, 0, 1, 0, 2, 1]]), 3)
     assert found.squeeze().tolist() == [[1, 3], [2, 5], [0, 4]]
     with pytest.raises(ValueError, match=r"`support_y` must hold each class equally often"):
-        sets(x, torch.tensor([[0, 0, 0, 0, 1, 1]]))
+        sets(x, torch.tensor([[0, 0, 0, 0, 1, 1]]), 2)
 
 
 def test_bound_is_that_of_its_parts(monkeypatch) -> None:
