@@ -42,6 +42,8 @@ class Memory(NamedTuple):
 def least_used(usage: Tensor, heads: int) -> Tensor:
     """One-hot: head r gets the slot with the r-th lowest usage, of equals the first.
 
+    In the paper every head gets all of the R least used slots.
+
     Shapes: ``[T, M]`` -> ``[T, R, M]``.
     """
     slots = usage.sort(dim=1, stable=True).indices[:, :heads]
@@ -51,7 +53,7 @@ def least_used(usage: Tensor, heads: int) -> Tensor:
 def written(memory: Memory, gate: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
     """Rows after a write, and the write weights (Eq. 5 to 8).
 
-    w = gate * (last read weights) + (1 - gate) * (least used slot); the least used slot of all is
+    w = gate * (last read weights) + (1 - gate) * `least_used`; the least used slot of all is
     cleared before row_i <- row_i + w_i * content.
 
     Shapes: ``gate [T, R]`` in [0, 1], ``content [T, R, W]`` -> ``[T, M, W]``, ``[T, R, M]``.

@@ -55,6 +55,9 @@ class State(NamedTuple):
 class Rule(nn.Module):
     """The learned update of a weight from its gradient and the loss.
 
+    A gate sees its last value before the sigmoid, as in the original's published code; in its
+    equations (Sec. 3.2) it is that after the sigmoid.
+
     Args:
         hidden: units of the first LSTM.
     """

@@ -106,6 +106,9 @@ class Mix(nn.Module):
 class NeuralStatistician(nn.Module):
     """p(c) = N(0, I), p(z | c), p(x | z, c) Bernoulli; q(c | set), q(z | x, c).
 
+    Training sees pixels of 0 or 1, drawn anew each time; evaluation sees the values they are drawn
+    with, their mean.
+
     Args:
         in_channels: channels of an image, which is 28x28 with values in [0, 1].
         channels: filters of the first convolutions.

@@ -1,4 +1,4 @@
-"""Addressing of external memories on scripted sequences, against loops from the papers."""
+"""Addressing of external memories on scripted sequences, against naive loops and by hand."""
 
 import math
 
@@ -38,7 +38,10 @@ def small_memory() -> MemoryModule:
 
 
 def test_addressing_of_a_scripted_sequence() -> None:
-    """Equations 2 to 8 in loops over heads, slots and numbers."""
+    """Equations 2 to 8 in loops over heads, slots and numbers, but for one least used slot a head.
+
+    In the paper each head gets those of all.
+    """
     heads, slots, width, decay = 2, 4, 3, 0.9
     g = torch.Generator().manual_seed(0)
     like = torch.zeros(1, 1, dtype=torch.float64)

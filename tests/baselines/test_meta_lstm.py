@@ -1,4 +1,4 @@
-"""Meta-learner LSTM: gradient descent with pinned gates, its equations in a loop, learning."""
+"""Meta-learner LSTM: gradient descent with pinned gates, a step weight by weight, learning."""
 
 import math
 
@@ -63,8 +63,11 @@ def test_preprocessing_by_hand() -> None:
     torch.testing.assert_close(preprocessed(x), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_a_step_is_that_of_the_papers_equations() -> None:
-    """Each weight by itself; the gates see h, c_{t-1} and their own last value."""
+def test_a_step_is_that_of_its_equations_for_each_weight() -> None:
+    """The gates see h, c_{t-1} and, as in the published code, their last value before the sigmoid.
+
+    In the paper's equations it is that after it.
+    """
     torch.manual_seed(1)
     rule = Rule(3).double()
     weights, gradient = torch.randn(2, 4, dtype=torch.float64)
