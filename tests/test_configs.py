@@ -170,6 +170,10 @@ SMALL_CONTEXT = [
     "--model.model.init_args.encoder.init_args.channels=2",
     "--model.model.init_args.features=50",
 ]
+SMALL_NETWORK = {  # of methods that are slow, by the ends of their configs
+    "statistician": {"channels": 2, "context": 8, "hidden": 8},
+    "meta_lstm": {"steps": 2, "hidden": 2, "model.init_args.channels": 2},
+}
 SMALL["cheetah"] = SMALL["ant"] = SMALL["point"]
 SMALL |= {
     name.partition("_")[0]: [
@@ -630,12 +634,14 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SLOW = {"mini_5shot_anil", "mini_5shot_boil", "mini_5shot_meta_sgd", "mini_5shot_resnet12"}
 ALWAYS = {"point", "point_context", "cheetah_direction_oracle", "ant_velocity"}  # of the policies
 ALWAYS |= {"cifar_fs_5way_1shot", "eurosat_3way_1shot"}  # of torchvision's data sets
-ALWAYS |= {  # of the other systems, one of each method that is fast
-    "omniglot_20way_5shot_siamese",
+ALWAYS |= {  # of the other systems, one of each method
+    "omniglot_20way_1shot_siamese",
     "omniglot_5way_1shot_prototypical_short",
     "mini_1shot_matching",
     "omniglot_5way_1shot_mann",
     "omniglot_5way_5shot_memory_module",
+    "omniglot_5way_1shot_statistician",
+    "mini_1shot_meta_lstm",
 }
 RUNS = [
     pytest.param(name, marks=[pytest.mark.slow] if seldom and name not in ALWAYS else [])
@@ -654,6 +660,9 @@ def test_config_runs_through_the_entry_point(name, small_root, tmp_path, monkeyp
     small = SMALL[family]
     if name in EPISODIC:
         small = [flag for flag in small if "eval_inner_steps" not in flag]
+        for ending, values in SMALL_NETWORK.items():
+            if name.endswith(ending):
+                small += [f"--model.model.init_args.{key}={values[key]}" for key in values]
         small += SMALL_CONTEXT if name.startswith("mini") and "matching" in name else []
     train.main(["fit", f"--config={CONFIGS / name}.yaml", *TWO_STEPS, *small, *data])
     folder = tmp_path / "runs" / name / "version_0"

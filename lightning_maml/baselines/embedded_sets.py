@@ -29,13 +29,16 @@ def checked_encoder(encoder: nn.Module) -> nn.Module:
     return encoder
 
 
-def embedded(encoder: nn.Module, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
-    """Embeddings of all examples, made in one call.
+def embedded(
+    encoder: nn.Module, support_x: Tensor, query_x: Tensor, features: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Embeddings of all examples, made in one call; `features`: D, where it must be known before.
 
     Shapes: ``support_x [T, S, ...]``, ``query_x [T, Q, ...]`` -> ``[T, S, D]``, ``[T, Q, D]``.
 
     Raises:
-        ValueError: naming `encoder`, if it does not return a vector for each example.
+        ValueError: naming `encoder`, if it does not return a vector for each example, or
+            `features`, if these are of another length.
     """
     examples = torch.cat([support_x, query_x], dim=1)
     vectors = encoder(examples.flatten(0, 1))
@@ -43,6 +46,10 @@ def embedded(encoder: nn.Module, support_x: Tensor, query_x: Tensor) -> tuple[Te
         raise ValueError(
             "`encoder` must return vectors [examples, features], got shape "
             f"{list(vectors.shape)} for input of shape {list(examples.flatten(0, 1).shape)}."
+        )
+    if features not in (None, vectors.shape[1]):
+        raise ValueError(
+            f"`features` must be {vectors.shape[1]}, as the encoder returns, got {features}."
         )
     support, query = vectors.unflatten(0, examples.shape[:2]).split(
         [support_x.shape[1], query_x.shape[1]], dim=1
@@ -55,14 +62,14 @@ def squared_distances(query: Tensor, others: Tensor) -> Tensor:
     return (query[:, :, None] - others[:, None]).square().sum(dim=-1)
 
 
-def class_log_sums(log_values: Tensor, labels: Tensor) -> Tensor:
-    """log of the sum of exp over the support examples of each class.
+def by_class(values: Tensor, labels: Tensor, n_way: int) -> Tensor:
+    """Values of the support examples of each class, minus infinity at those of others: to reduce.
 
-    Shapes: ``log_values [T, Q, S]``, ``labels [T, S]`` -> ``[T, Q, N]``.
+    Shapes: ``values [T, Q, S]``, ``labels [T, S]`` -> ``[T, Q, S, N]``. A label outside
+    0 .. N - 1 belongs to no class.
     """
-    one_hot = F.one_hot(labels, class_count(labels)).bool()
-    masked = log_values[..., None].masked_fill(~one_hot[:, None], -torch.inf)
-    return masked.logsumexp(dim=2)
+    of_class = labels[..., None] == torch.arange(n_way, device=labels.device)
+    return values[..., None].masked_fill(~of_class[:, None], -torch.inf)
 
 
 def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_maml.baselines.embedded_sets import negative_log_likelihood
+from lightning_maml.baselines.embedded_sets import class_count, negative_log_likelihood
 from lightning_maml.episode import Episode
 
 EMPTY = 1e-6  # what memory starts with; the cosine of zero is not defined
@@ -42,6 +42,8 @@ class Memory(NamedTuple):
 def least_used(usage: Tensor, heads: int) -> Tensor:
     """One-hot: head r gets the slot with the r-th lowest usage, of equals the first.
 
+    In the paper every head gets all of the R least used slots.
+
     Shapes: ``[T, M]`` -> ``[T, R, M]``.
     """
     slots = usage.sort(dim=1, stable=True).indices[:, :heads]
@@ -51,7 +53,7 @@ def least_used(usage: Tensor, heads: int) -> Tensor:
 def written(memory: Memory, gate: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
     """Rows after a write, and the write weights (Eq. 5 to 8).
 
-    w = gate * (last read weights) + (1 - gate) * (least used slot); the least used slot of all is
+    w = gate * (last read weights) + (1 - gate) * `least_used`; the least used slot of all is
     cleared before row_i <- row_i + w_i * content.
 
     Shapes: ``gate [T, R]`` in [0, 1], ``content [T, R, W]`` -> ``[T, M, W]``, ``[T, R, M]``.
@@ -111,6 +113,9 @@ class MANN(nn.Module):
         width: numbers in a row.
         heads: read heads, each of which writes, too.
         decay: of the usage.
+
+    Raises:
+        ValueError: naming the argument that is out of range or does not fit the tasks.
     """
 
     def __init__(
@@ -125,6 +130,12 @@ class MANN(nn.Module):
         decay: float = 0.95,
     ) -> None:
         super().__init__()
+        if heads < 1:
+            raise ValueError(f"`heads` must be at least 1, got {heads}.")
+        if slots < heads:
+            raise ValueError(
+                f"`slots` must be at least {heads}, one for each of the `heads`, got {slots}."
+            )
         self.n_way, self.image_size, self.decay = n_way, image_size, decay
         self.heads, self.slots, self.width = heads, slots, width
         pixels = in_channels * image_size**2
@@ -153,6 +164,11 @@ class MANN(nn.Module):
         self, support_x: Tensor, support_y: Tensor, query_x: Tensor, order: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities at each support step, before its label is seen, and of each query."""
+        if (classes := class_count(support_y)) > self.n_way:
+            raise ValueError(
+                f"`n_way` must be at least {classes}, the tasks' number of classes, "
+                f"got {self.n_way}."
+            )
         order = self._order(support_y) if order is None else order
         support, query = self._pixels(support_x), self._pixels(query_x)
         support = support.gather(1, order[..., None].expand_as(support))

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml.baselines.embedded_sets import (
+    by_class,
     checked_encoder,
-    class_log_sums,
+    class_count,
     embedded,
     negative_log_likelihood,
     squared_distances,
@@ -51,16 +52,17 @@ class FullContext(nn.Module):
     def _read(self, support: Tensor, query: Tensor) -> Tensor:
         """The attention LSTM: each step reads the support set with the state of the last one.
 
-        The paper's LSTM has [h, r] as its hidden state. Its gates are linear in both and in the
-        input, so r, the reading, may as well be part of the input.
+        r_{k-1} = sum_i a(h_{k-1}, g(x_i)) g(x_i) with h_0 = 0: the first reading is the mean. The
+        paper's LSTM has [h, r] as its hidden state. Its gates are linear in both and in the input,
+        so r, the reading, may as well be part of the input.
         """
         shape, x = query.shape, query.flatten(0, 1)
-        h = cell = reading = torch.zeros_like(x)
+        h = cell = torch.zeros_like(x)
         for _ in range(self.steps):
-            hidden, cell = self.of_query(torch.cat([x, reading], dim=-1), (h, cell))
-            h = hidden + x
             attention = (h.view(shape) @ support.mT).softmax(dim=-1)
             reading = (attention @ support).flatten(0, 1)
+            hidden, cell = self.of_query(torch.cat([x, reading], dim=-1), (h, cell))
+            h = hidden + x
         return h.view(shape)
 
 
@@ -98,11 +100,12 @@ class MatchingNets(nn.Module):
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Log-probabilities of the classes, ``[T, Q, N]``."""
-        support, query = embedded(self.encoder, support_x, query_x)
+        features = None if self.context is None else self.context.over_support.input_size
+        support, query = embedded(self.encoder, support_x, query_x, features)
         if self.context is not None:
             support, query = self.context(support, query)
         attention = similarities(query, support, self.distance).log_softmax(dim=-1)
-        return class_log_sums(attention, support_y)
+        return by_class(attention, support_y, class_count(support_y)).logsumexp(dim=2)
 
     def training_loss(self, episode: Episode) -> Tensor:
         """Negative log-probability of the right class, mean over query examples."""

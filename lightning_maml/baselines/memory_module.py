@@ -1,12 +1,13 @@
 """Memory module (Kaiser, Nachum, Roy, Bengio, 2017): the label of the nearest key in a memory."""
 
+import math
 from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_maml.baselines.embedded_sets import checked_encoder, class_count, embedded
+from lightning_maml.baselines.embedded_sets import by_class, checked_encoder, class_count, embedded
 from lightning_maml.episode import Episode
 
 NOBODY = -1  # the value of an empty slot
@@ -58,10 +59,7 @@ def class_similarities(memory: Memory, queries: Tensor, n_way: int) -> Tensor:
 
     Shapes: ``queries [T, Q, D]`` of unit length -> ``[T, Q, N]``.
     """
-    similarities = _similarities(memory, queries)
-    lowest = similarities.new_full((*similarities.shape[:2], n_way + 1), -torch.inf)
-    classes = (memory.values % (n_way + 1))[:, None].expand_as(similarities)  # empty: the last
-    return lowest.scatter_reduce(2, classes, similarities, "amax")[..., :n_way]
+    return by_class(_similarities(memory, queries), memory.values, n_way).amax(dim=2)
 
 
 def margin_loss(scores: Tensor, labels: Tensor, margin: float) -> Tensor:
@@ -84,9 +82,12 @@ class MemoryModule(nn.Module):
     Args:
         encoder: any module from examples to vectors.
         features: numbers in a vector, and in a key.
-        slots: of the memory.
+        slots: of the memory, at least as many as support examples.
         margin: of the loss.
         inverse_temperature: what similarities are multiplied by for probabilities.
+
+    Raises:
+        ValueError: naming the argument that is out of range.
     """
 
     def __init__(
@@ -98,6 +99,10 @@ class MemoryModule(nn.Module):
         inverse_temperature: float = 40.0,
     ) -> None:
         super().__init__()
+        if slots < 1:
+            raise ValueError(f"`slots` must be at least 1, got {slots}.")
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"`margin` must be a finite number >= 0, got {margin}.")
         self.encoder, self.slots, self.margin = checked_encoder(encoder), slots, margin
         self.inverse_temperature = inverse_temperature
         self.project = nn.Linear(features, features, bias=False)
@@ -131,7 +136,12 @@ class MemoryModule(nn.Module):
         return torch.stack(losses).mean()
 
     def _keys(self, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
-        support, query = embedded(self.encoder, support_x, query_x)
+        if support_x.shape[1] > self.slots:  # a class could lose all its keys
+            raise ValueError(
+                f"`slots` must be at least {support_x.shape[1]}, the number of support examples, "
+                f"got {self.slots}."
+            )
+        support, query = embedded(self.encoder, support_x, query_x, self.project.in_features)
         return F.normalize(self.project(support), dim=-1), F.normalize(self.project(query), dim=-1)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
-from lightning_maml.baselines.embedded_sets import negative_log_likelihood
+from lightning_maml.baselines.embedded_sets import class_count, negative_log_likelihood
 from lightning_maml.episode import Episode
 from lightning_maml.inner_loop import Params
 from lightning_maml.losses import cross_entropy
@@ -55,6 +55,9 @@ class State(NamedTuple):
 class Rule(nn.Module):
     """The learned update of a weight from its gradient and the loss.
 
+    A gate sees its last value before the sigmoid, as in the original's published code; in its
+    equations (Sec. 3.2) it is that after the sigmoid.
+
     Args:
         hidden: units of the first LSTM.
     """
@@ -94,13 +97,15 @@ class MetaLSTM(nn.Module):
         hidden: units of the first LSTM.
 
     Raises:
-        ValueError: if `steps` is below 1.
+        ValueError: if `steps` or `hidden` is below 1, or if `model` has too few outputs for a task.
     """
 
     def __init__(self, model: nn.Module, steps: int, hidden: int = 20) -> None:
         super().__init__()
         if steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {steps}.")
+        if hidden < 1:
+            raise ValueError(f"`hidden` must be at least 1, got {hidden}.")
         self.model, self.steps, self.hidden = with_episode_statistics(model), steps, hidden
         self.rule = Rule(hidden)
 
@@ -115,9 +120,18 @@ class MetaLSTM(nn.Module):
 
     def adapted(self, support_x: Tensor, support_y: Tensor) -> Params:
         """The network's weights by name after the steps on one task: ``[S, ...]``, ``[S]``."""
-        gradient_of = grad_and_value(
-            lambda weights: cross_entropy(self._call(self._named(weights), support_x), support_y)
-        )
+        classes = class_count(support_y)
+
+        def support_loss(weights: Tensor) -> Tensor:
+            output = self._call(self._named(weights), support_x)
+            if output.shape[1] < classes:
+                raise ValueError(
+                    f"`model` must have an output for each of the {classes} classes of a task, got "
+                    f"{output.shape[1]} (its `n_way`)."
+                )
+            return cross_entropy(output, support_y)
+
+        gradient_of = grad_and_value(support_loss)
         initial = [p.flatten() for p in self.model.parameters()]
         state = State.first(torch.cat(initial), self.hidden)
         for _ in range(self.steps):

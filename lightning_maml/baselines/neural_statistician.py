@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_maml.baselines.embedded_sets import class_count
 from lightning_maml.episode import Episode
 
-LAST = 4  # height and width of the last map of a 28x28 image
+SIZE, LAST = 28, 4  # height and width of an image and of the last map
 
 # B sets, K images of a set, T tasks, N classes, C numbers in a context
 
@@ -41,19 +41,19 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
     return (ratio.exp() + distance - 1 - ratio).sum(dim=-1) / 2
 
 
-def sets(images: Tensor, labels: Tensor) -> Tensor:
+def sets(images: Tensor, labels: Tensor, n_way: int, part: str = "support") -> Tensor:
     """Images by class: ``[T, N * K, ...]``, ``[T, N * K]`` -> ``[T, N, K, ...]``.
 
     Raises:
-        ValueError: if classes have different numbers of images.
+        ValueError: naming the labels of this `part` if classes have different numbers of images.
     """
-    classes, tasks = class_count(labels), torch.arange(len(labels), device=labels.device)
-    counts = F.one_hot(labels, classes).sum(dim=1)
+    tasks = torch.arange(len(labels), device=labels.device)
+    counts = F.one_hot(labels, n_way).sum(dim=1)
     if (counts != counts[0, 0]).any():
         found = sorted(set(counts.flatten().tolist()))
-        raise ValueError(f"`support_y` must hold each class equally often, got {found} times.")
+        raise ValueError(f"`{part}_y` must hold each class equally often, got {found} times.")
     order = labels.argsort(dim=1, stable=True)
-    return images[tasks[:, None], order].unflatten(1, (classes, -1))
+    return images[tasks[:, None], order].unflatten(1, (n_way, -1))
 
 
 def conv_block(before: int, after: int, stride: int = 1) -> nn.Sequential:
@@ -106,12 +106,18 @@ class Mix(nn.Module):
 class NeuralStatistician(nn.Module):
     """p(c) = N(0, I), p(z | c), p(x | z, c) Bernoulli; q(c | set), q(z | x, c).
 
+    Training sees pixels of 0 or 1, drawn anew each time; evaluation sees the values they are drawn
+    with, their mean.
+
     Args:
         in_channels: channels of an image, which is 28x28 with values in [0, 1].
         channels: filters of the first convolutions.
         context: numbers in c.
         latent: numbers in z.
         hidden: units of dense layers.
+
+    Raises:
+        ValueError: naming what does not fit in the images or labels of a task.
     """
 
     def __init__(
@@ -124,6 +130,7 @@ class NeuralStatistician(nn.Module):
     ) -> None:
         super().__init__()
         features = 4 * channels * LAST**2
+        self.in_channels = in_channels
         self.encoder = encoder(in_channels, channels)
         self.of_image = nn.Sequential(nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ELU())
         self.of_set = nn.Sequential(
@@ -142,7 +149,8 @@ class NeuralStatistician(nn.Module):
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Softmax of -KL(q(c | support set of a class) || q(c | query)), ``[T, Q, N]``, its log."""
-        by_class = sets(support_x, support_y)
+        self._check_images(support_x=support_x, query_x=query_x)
+        by_class = sets(support_x, support_y, class_count(support_y))
         tasks, classes = by_class.shape[:2]
         of_classes = self.context(self._features(by_class.flatten(0, 1)))
         of_queries = self.context(self._features(query_x.flatten(0, 1)[:, None]))
@@ -156,7 +164,10 @@ class NeuralStatistician(nn.Module):
         Support and query images of a class are one set; how many of them are taken is drawn, from
         one to all, so that small sets are known, too. Pixels are drawn as well.
         """
-        parts = (sets(*episode[:2]), sets(*episode[2:]))
+        support_x, support_y, query_x, query_y = episode
+        self._check_images(support_x=support_x, query_x=query_x)
+        n_way = class_count(support_y)
+        parts = (sets(support_x, support_y, n_way), sets(query_x, query_y, n_way, "query"))
         images = torch.cat(parts, dim=2).flatten(0, 1)
         taken = int(torch.randint(1, images.shape[1] + 1, ()))
         return -self.bound(torch.bernoulli(images[:, :taken]))
@@ -181,3 +192,18 @@ class NeuralStatistician(nn.Module):
     def _features(self, images: Tensor) -> Tensor:
         """``[B, K, channels, 28, 28] -> [B, K, F]``."""
         return self.encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+    def _check_images(self, **parts: Tensor) -> None:
+        right = (self.in_channels, SIZE, SIZE)
+        for name, images in parts.items():
+            if images.shape[2:] != right:
+                raise ValueError(
+                    f"`{name}` must hold images of shape {list(right)}, "
+                    f"got {list(images.shape[2:])}."
+                )
+            low, high = images.min().item(), images.max().item()
+            if not 0 <= low <= high <= 1:
+                raise ValueError(
+                    f"`{name}` must hold values in [0, 1], the probabilities of white pixels, "
+                    f"got {low:g} .. {high:g}."
+                )

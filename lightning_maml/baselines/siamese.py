@@ -1,12 +1,11 @@
 """Siamese nets (Koch, Zemel, Salakhutdinov, 2015): are two images of the same class?"""
 
-import math
 from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_maml.baselines.embedded_sets import checked_encoder, class_log_sums, embedded
+from lightning_maml.baselines.embedded_sets import by_class, checked_encoder, class_count, embedded
 from lightning_maml.episode import Episode
 
 ClassScore = Literal["mean", "nearest"]
@@ -44,13 +43,14 @@ class SiameseNets(nn.Module):
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Logarithm of each class's share of the probabilities, ``[T, Q, N]``."""
-        support, query = embedded(self.encoder, support_x, query_x)
+        support, query = self._embedded(support_x, query_x)
         log_same = F.logsigmoid(self.pair_logits(query, support))
+        of_classes = by_class(log_same, support_y, class_count(support_y))
         if self.class_score == "nearest":
-            scores = _class_maxima(log_same, support_y)
+            scores = of_classes.amax(dim=2)
         else:
             counts = F.one_hot(support_y).sum(dim=1)
-            scores = class_log_sums(log_same, support_y) - counts.to(log_same).log()[:, None]
+            scores = of_classes.logsumexp(dim=2) - counts.to(log_same).log()[:, None]
         return scores.log_softmax(dim=-1)
 
     def training_loss(self, episode: Episode) -> Tensor:
@@ -59,13 +59,10 @@ class SiameseNets(nn.Module):
         Pairs of the same and of different classes weigh the same in sum, however many ways there
         are; the original draws as many of each.
         """
-        support, query = embedded(self.encoder, episode.support_x, episode.query_x)
+        support, query = self._embedded(episode.support_x, episode.query_x)
         logits = self.pair_logits(query, support)
         same = episode.query_y[:, :, None] == episode.support_y[:, None]
         return (F.softplus(-logits[same]).mean() + F.softplus(logits[~same]).mean()) / 2
 
-
-def _class_maxima(log_same: Tensor, labels: Tensor) -> Tensor:
-    """Of each class, the largest: ``[T, Q, S]``, ``[T, S]`` -> ``[T, Q, N]``."""
-    one_hot = F.one_hot(labels).bool()
-    return log_same[..., None].masked_fill(~one_hot[:, None], -math.inf).amax(dim=2)
+    def _embedded(self, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
+        return embedded(self.encoder, support_x, query_x, self.same.in_features)

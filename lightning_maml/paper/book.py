@@ -154,7 +154,7 @@ def choose(experiment: Experiment, results: list[Result]) -> Chosen:
 def departures(experiment: Experiment, result: Result) -> tuple[str, ...]:
     """Where the recorded settings differ from the paper's, beside the number of meta-updates."""
     found = [
-        f"{key} {result.settings[key]} where the paper has {want}"
+        f"{key} {result.settings[key]} where {experiment.reference} has {want}"
         for key, want in experiment.paper.items()
         if key in result.settings and not _same(result.settings[key], want)
     ]

@@ -25,6 +25,8 @@ class Experiment:
         checkpoint: of a run, the one that is tested: "best" on the validation tasks, or "last";
             empty where nothing is trained
         test_tasks: how many the paper has
+        reference: whose settings `paper` has; of other systems the config's, as their papers leave
+            some open
         test_flags: what `test` is given beside the checkpoint
         fit_flags: what `fit` is given beside the config
     """
@@ -39,6 +41,7 @@ class Experiment:
     fit_flags: tuple[str, ...] = ()
     checkpoint: str = "best"
     test_tasks: int = TEST_TASKS
+    reference: str = "the paper"
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -188,6 +191,26 @@ def _classifier(k_shot: int, method: str) -> Experiment:
     return replace(one, config="mini_classifier", updates=30_000, paper={}, test_flags=tuple(flags))
 
 
+# Settings of another system's network in its configs, but for those in `_of_network`.
+OF_NETWORK: Final[dict[str, dict[str, Any]]] = {
+    "mann": {"image_size": 20, "hidden": 200, "slots": 128, "width": 40, "heads": 4, "decay": 0.95},
+    "matching": {"distance": "cosine"},
+    "memory_module": {"slots": 256, "margin": 0.1},
+    "meta_lstm": {"hidden": 20},
+    "siamese": {"class_score": "mean"},
+    "statistician": {"channels": 64, "context": 512, "latent": 16, "hidden": 256},
+}
+
+
+def _of_network(like: Experiment, method: str) -> dict[str, Any]:
+    found = dict(OF_NETWORK.get(method, {}))
+    if method == "matching":
+        found["context_steps"] = 3 if like.config.startswith("mini") else 0
+    if method == "meta_lstm":
+        found["steps"] = 12 if like.needs["data.k_shot"] == 1 else 8
+    return {f"network.{name}": value for name, value in found.items()}
+
+
 def _episodic(like: Experiment, method: str, updates: int = 20_000) -> Experiment:
     """Another system of Table 1, or prototypical nets, on the tasks of an experiment."""
     name = f"{like.name}_{method}"
@@ -198,7 +221,8 @@ def _episodic(like: Experiment, method: str, updates: int = 20_000) -> Experimen
         needs={key: value for key, value in like.needs.items() if key != "network"},
         config=name,
         updates=updates,
-        paper={"network.distance": "cosine"} if method == "matching" else {},
+        paper=_of_network(like, method),
+        reference="the config",
     )
 
 

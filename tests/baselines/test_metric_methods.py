@@ -15,7 +15,7 @@ from lightning_maml.baselines import (
     PrototypicalNets,
     SiameseNets,
 )
-from lightning_maml.baselines.embedded_sets import class_log_sums
+from lightning_maml.baselines.embedded_sets import by_class
 from lightning_maml.baselines.matching import FullContext, similarities
 from lightning_maml.baselines.prototypical import prototypes
 from lightning_maml.models import Conv4, ConvEmbedding
@@ -60,15 +60,6 @@ def method(request) -> nn.Module:
     return request.param().double()
 
 
-def test_probabilities_sum_to_one_and_tasks_are_apart(method) -> None:
-    episode = tasks(4)
-    together = method(*episode[:3])
-    torch.testing.assert_close(together.exp().sum(dim=-1), torch.ones_like(together[..., 0]))
-    for t in range(4):
-        alone = method(*(part[t : t + 1] for part in episode[:3]))
-        torch.testing.assert_close(alone[0], together[t])
-
-
 def test_other_numbers_of_the_classes_permute_the_probabilities(method) -> None:
     episode = tasks(2)
     renamed = torch.tensor([2, 0, 1])[episode.support_y]  # class 0 is called 2, and so on
@@ -97,16 +88,6 @@ def test_training_finds_a_space_in_which_tasks_are_solved(method) -> None:
         method.training_loss(hidden()).backward()
         optimizer.step()
     assert accuracy(hidden()) > before + 0.15
-
-
-def test_shuffled_labels_leave_chance(method) -> None:
-    """1/3 of 2400 queries; right ones of a task are not independent, so the task is the unit."""
-    episode = tasks(200)
-    g = torch.Generator().manual_seed(2)
-    order = torch.rand(episode.query_y.shape, generator=g).argsort(dim=1)
-    shuffled = episode.query_y.gather(1, order)
-    right = (method(*episode[:3]).argmax(-1) == shuffled).double().mean(dim=1)
-    assert abs(right.mean() - 1 / 3) < 3 * right.std() / math.sqrt(200)
 
 
 # -- prototypical -------------------------------------------------------------------------------
@@ -174,13 +155,27 @@ def test_full_context_is_that_of_the_papers_equations() -> None:
     on_x, on_r = cell.weight_ih.chunk(2, dim=1)
     on_state, bias = torch.cat([cell.weight_hh, on_r], dim=1), cell.bias_ih + cell.bias_hh
     for x, found in zip(query, found_query, strict=True):
-        h = c = r = zero
+        h = c = zero
         for _ in range(steps):
-            hidden, c = gates(on_x, on_state, bias, x, torch.cat([h, r]), c)
-            h = hidden + x
             attention = torch.stack([h @ g for g in sums]).softmax(dim=0)
             r = sum(a * g for a, g in zip(attention, sums, strict=True))
+            hidden, c = gates(on_x, on_state, bias, x, torch.cat([h, r]), c)
+            h = hidden + x
         torch.testing.assert_close(found, h)
+
+
+def test_one_reading_is_the_mean_of_the_support_set() -> None:
+    """h_0 = 0 attends to all alike. Other support images give the query another embedding."""
+    torch.manual_seed(3)
+    context, episode = FullContext(FEATURES, 1).double(), tasks(1)
+    support, query = context(episode.support_x, episode.query_x)
+    cell, zero = context.of_query, torch.zeros(FEATURES, dtype=torch.float64)
+    seen = torch.cat([episode.query_x[0, 0], support[0].mean(dim=0)])
+    bias = cell.bias_ih + cell.bias_hh
+    hidden, _ = gates(cell.weight_ih, cell.weight_hh, bias, seen, zero, zero)
+    torch.testing.assert_close(query[0, 0], hidden + episode.query_x[0, 0])
+    _, other = context(episode.support_x.flip(-1), episode.query_x)
+    assert (other - query).abs().max() > 0.01
 
 
 # -- Siamese ------------------------------------------------------------------------------------
@@ -216,14 +211,16 @@ def test_siamese_pairs_and_classes_by_hand() -> None:
 # -- the shell ----------------------------------------------------------------------------------
 
 
-def test_log_sums_over_classes() -> None:
+def test_values_by_class() -> None:
     values = torch.randn(2, 3, 5, dtype=torch.float64)
-    labels = torch.tensor([[0, 1, 1, 2, 0], [2, 2, 0, 1, 1]])
-    found = class_log_sums(values, labels)
+    labels = torch.tensor([[0, 1, 1, 2, 0], [2, 2, -1, 1, 0]])  # -1: of no class
+    found = by_class(values, labels, 3)
     for t in range(2):
         for n in range(3):
-            expected = values[t][:, labels[t] == n].exp().sum(dim=1).log()
-            torch.testing.assert_close(found[t, :, n], expected)
+            expected = values[t][:, labels[t] == n]
+            torch.testing.assert_close(found[t, :, :, n].amax(dim=1), expected.amax(dim=1))
+            sums = expected.exp().sum(dim=1).log()
+            torch.testing.assert_close(found[t, :, :, n].logsumexp(dim=1), sums)
 
 
 def test_evaluation_uses_running_statistics_and_leaves_no_trace() -> None:

@@ -180,6 +180,27 @@ def test_other_amounts_of_experience_are_departures(name, part, key, value, pape
     assert chosen_of(tmp_path).departures == (said,)
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value", "ours"),
+    [
+        ("omniglot_5way_1shot_siamese", "class_score", "nearest", "mean"),
+        ("omniglot_5way_1shot_matching", "context_steps", 3, 0),
+        ("mini_5shot_matching", "context_steps", 0, 3),
+        ("omniglot_5way_5shot_mann", "slots", 16, 128),
+        ("omniglot_20way_1shot_statistician", "context", 8, 512),
+        ("omniglot_20way_1shot_memory_module", "margin", 0.2, 0.1),
+        ("mini_1shot_meta_lstm", "steps", 8, 12),
+        ("mini_5shot_meta_lstm", "steps", 12, 8),
+    ],
+)
+def test_other_settings_of_another_systems_network_are_named(name, key, value, ours, tmp_path):
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    config["model"]["init_args"]["model"]["init_args"][key] = value
+    store(tmp_path, name, model=config["model"])
+    said = f"network.{key} {value} where the config has {ours}"
+    assert chosen_of(tmp_path).departures == (said,)
+
+
 @pytest.mark.parametrize("method", ["pretrained", "random", "oracle"])
 def test_another_horizon_is_a_departure_of_every_method(method, tmp_path) -> None:
     content = result(f"point_{method}")
