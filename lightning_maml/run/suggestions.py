@@ -14,10 +14,15 @@ OF_COMMAND = re.compile(r"(?:unrecognized arguments: --|does not accept option '
 def with_suggestion(message: str, known: Iterable[str]) -> str:
     """A message of jsonargparse, with the setting that was meant, if one comes close.
 
-    `known` are the names of the command's settings; those of a class are looked up.
+    `known` are the names of the command's settings; those of a class are looked up. Where they
+    cannot be found (a class in a class, one without a signature), the message stays as it is.
 
     >>> with_suggestion("unrecognized arguments: --trainer.max_stepss 3", ["trainer.max_steps"])
     'unrecognized arguments: --trainer.max_stepss 3; did you mean `trainer.max_steps`?'
+    >>> with_suggestion("class_path 'torch.nn.Module.T': Option 'out' is not accepted", [])
+    "class_path 'torch.nn.Module.T': Option 'out' is not accepted"
+    >>> with_suggestion("class_path 'builtins.type': Option 'nme' is not accepted", [])
+    "class_path 'builtins.type': Option 'nme' is not accepted"
     """
     if found := OF_CLASS.search(message):
         path, given = found.groups()
@@ -42,5 +47,8 @@ def _with_nearest(message: str, given: str, known: Iterable[str]) -> str:
 
 def _settings(path: str) -> list[str]:
     module, _, name = path.rpartition(".")
-    made = getattr(import_module(module), name)
-    return list(inspect.signature(made).parameters)
+    try:
+        made = getattr(import_module(module), name)
+        return list(inspect.signature(made).parameters)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return []
