@@ -22,9 +22,13 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def where_not_finite(episode: Episode, learner: nn.Module, remedy: str) -> str:
-    """In a sentence or two; `remedy` is for where data and weights are finite."""
+    """In a sentence or two; `remedy` is for where data and weights are finite.
+
+    Of the buffers only those with NaN are named: infinity may be meant, as in an attention mask.
+    """
     parameters = {name.replace("/", "."): p for name, p in learner.named_parameters()}
-    if (found := first_not_finite({**episode._asdict(), **parameters})) is not None:
+    buffers = {name: buffer for name, buffer in learner.named_buffers() if buffer.isnan().any()}
+    if (found := first_not_finite({**episode._asdict(), **parameters, **buffers})) is not None:
         return f"It comes from {found}."
     grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
     first = first_not_finite(grads)  # none where they were clipped by value

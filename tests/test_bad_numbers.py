@@ -12,6 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_maml import Episode, MetaLearner
+from lightning_maml.baselines import EpisodicLearner, PrototypicalNets
+from lightning_maml.models import ConvEmbedding
+from lightning_maml.not_finite import where_not_finite
 from tests.test_meta_learner import loader, trainer
 
 BAD_UPDATE = 3
@@ -113,3 +116,58 @@ def test_weights_that_an_update_makes_infinite_are_not_saved(tmp_path) -> None:
     sgd = partial(torch.optim.SGD, lr=1e-3)
     said = stopped(tmp_path, learner(optimizer=sgd), batches, Rate())
     assert said.startswith("`model.weight` is not finite after meta-update 3: no checkpoint")
+
+
+def images(part: str, value: float) -> list[Episode]:
+    """As `episodes`, of 16x16 images of two classes."""
+    torch.manual_seed(0)
+    labels = torch.tensor([[0, 1, 0, 1]] * 2)
+    made = [
+        Episode(torch.randn(2, 4, 1, 16, 16), labels, torch.randn(2, 4, 1, 16, 16), labels)
+        for _ in range(5)
+    ]
+    getattr(made[BAD_UPDATE - 1], part)[1, 2, 0, 3, 5] = value
+    return made
+
+
+@pytest.mark.parametrize("part", ["support_x", "query_x"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_in_the_data_of_a_method_with_running_statistics(tmp_path, part, value) -> None:
+    """Nor do they reach the statistics, which a forward pass alone would change."""
+    method = EpisodicLearner(PrototypicalNets(ConvEmbedding(channels=2)))
+    said = stopped(tmp_path, method, images(part, value))
+    assert said == (
+        "The batch is not finite at meta-update 3; the weights are those before it. "
+        f"It comes from `{part}`, {value} at [1, 2, 0, 3, 5]."
+    )
+    assert all(value.isfinite().all() for value in method.state_dict().values())
+
+
+class WithBuffers(nn.Linear):
+    """A mask is infinite by intention; a mean is not."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+        self.register_buffer("mean", torch.zeros(2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_buffers_that_become_infinite_are_not_saved(tmp_path, value) -> None:
+    class Poison(Callback):
+        def on_train_batch_start(self, run: Trainer, module: LightningModule, *_: Any) -> None:
+            if run.global_step == BAD_UPDATE - 1:
+                module.model.mean[1] = value
+
+    maml = MetaLearner(WithBuffers(), loss="mse")
+    run = trainer(tmp_path, max_steps=5, callbacks=[Poison(), Save()])
+    with pytest.raises(FloatingPointError, match="mean` is not finite after meta-update 3"):
+        run.fit(maml, loader(*episodes()))
+    assert sorted(path.stem for path in tmp_path.glob("*.ckpt")) == ["1", "2"]
+
+
+def test_a_buffer_with_nan_is_named_and_an_infinite_mask_is_not() -> None:
+    net = WithBuffers()
+    assert where_not_finite(episodes()[0], net, "Try.").startswith("This batch and the weights are")
+    net.mean[1] = math.nan
+    assert where_not_finite(episodes()[0], net, "Try.") == "It comes from `mean`, nan at [1]."

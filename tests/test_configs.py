@@ -632,6 +632,8 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SLOW = {"mini_5shot_anil", "mini_5shot_boil", "mini_5shot_meta_sgd", "mini_5shot_resnet12"}
+SLOW |= {"mini_1shot_first_order", *MULTI_TASK[1:]}
+SLOW |= {name for name in NAMES if name.endswith("_short")}
 ALWAYS = {"point", "point_context", "cheetah_direction_oracle", "ant_velocity"}  # of the policies
 ALWAYS |= {"cifar_fs_5way_1shot", "eurosat_3way_1shot"}  # of torchvision's data sets
 ALWAYS |= {  # of the other systems, one of each method

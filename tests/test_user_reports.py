@@ -1,8 +1,9 @@
-"""What users of other implementations suffered: each report has a test, named in its docstring."""
+"""docs/user_reports.md: each report has tests, which name it in their docstrings."""
 
 import ast
 import re
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,29 +13,45 @@ from datamodules import Sinusoid
 from lightning_maml import MetaLearner
 from lightning_maml.models import MLP
 
-TESTS = Path(__file__).parent
-# Gradients, layers and memory, episodes and data, training runs and reporting.
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "user_reports.md").read_text(encoding="utf-8")
 REPORTS = [f"A{number:02}" for number in range(1, 42)]
+ROWS = [
+    (id_, re.findall(r"`([\w/]+\.py::\w+)`", tests))
+    for id_, tests in re.findall(r"^\| (A\d\d) \|.*\|(.*)\|$", PAGE, re.MULTILINE)
+]
 
 
-def reports_in(source: str) -> set[str]:
-    """Ids in the docstrings of the tests in `source`."""
+def reports_of(source: str) -> dict[str, set[str]]:
+    """The ids in the docstring of each test in `source`."""
     tests = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef)]
-    named = [ast.get_docstring(test) or "" for test in tests if test.name.startswith("test_")]
-    return set(re.findall(r"\bA\d\d\b", " ".join(named)))
+    return {
+        test.name: set(re.findall(r"\bA\d\d\b", ast.get_docstring(test) or ""))
+        for test in tests
+        if test.name.startswith("test_")
+    }
 
 
-FOUND = {name for path in TESTS.rglob("test_*.py") for name in reports_in(path.read_text("utf-8"))}
+@cache
+def reports_in(file: str) -> dict[str, set[str]]:
+    return reports_of((ROOT / file).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("report", REPORTS)
-def test_every_report_has_a_test(report) -> None:
-    assert report in FOUND
+def test_the_page_has_a_row_for_each_report() -> None:
+    assert [id_ for id_, _ in ROWS] == REPORTS
+
+
+@pytest.mark.parametrize(("report", "tests"), ROWS, ids=[id_ for id_, _ in ROWS])
+def test_every_report_has_a_test(report, tests) -> None:
+    assert tests
+    for test in tests:
+        file, _, name = test.partition("::")
+        assert report in reports_in(file)[name], test
 
 
 def test_the_search_sees_docstrings_of_tests_only() -> None:
     source = 'def test_x():\n    """A98: yes."""\n    """A97"""\n\ndef f():\n    """A99: no."""\n'
-    assert reports_in(source) == {"A98"}
+    assert reports_of(source) == {"test_x": {"A98"}}
 
 
 def test_a_batch_of_tasks_is_the_loop_over_them_and_faster() -> None:

@@ -18,6 +18,7 @@ from lightning_maml.inner_loop import Params
 from lightning_maml.losses import check_labels
 from lightning_maml.meta_learner import MetaLearner
 from lightning_maml.meta_update import OptimizerFactory, SchedulerFactory
+from lightning_maml.not_finite import first_not_finite
 from lightning_maml.task_curve import EvalResult
 
 
@@ -124,7 +125,14 @@ class EpisodicLearner(MetaLearner):
         return episode
 
     def _meta_loss(self, episode: Episode) -> tuple[Tensor, Any]:
-        loss = cast(EpisodicMethod, self.model).training_loss(self._checked(episode))
+        episode = self._checked(episode)
+        # The forward pass would already put it into the running statistics of batch norm.
+        if (found := first_not_finite(episode._asdict())) is not None:
+            raise FloatingPointError(
+                f"The batch is not finite at meta-update {self.global_step + 1}; the weights are "
+                f"those before it. It comes from {found}."
+            )
+        loss = cast(EpisodicMethod, self.model).training_loss(episode)
         return loss, loss.detach()
 
     def _training_values(

@@ -56,6 +56,16 @@ class RunState(Callback):
     def __init__(self) -> None:
         self._resumed: list[dict[str, Any]] = []
         self._commands = [command_line()]
+        self._meant: frozenset[str] = frozenset()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note what is infinite by intention, such as the buffer of an attention mask."""
+        trained = {name for name, p in pl_module.named_parameters() if p.requires_grad}
+        self._meant = frozenset(
+            name
+            for name, tensor in pl_module.state_dict().items()
+            if name not in trained and not _is_finite(tensor)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Of all processes; each must call it."""
@@ -68,13 +78,13 @@ class RunState(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write no weights that are not finite: nobody could go on from them.
+        """Write no weights or buffers that are not finite: nobody could go on from them.
 
         Raises:
             FloatingPointError: naming the tensor and the meta-update.
         """
-        for name, parameter in pl_module.named_parameters():
-            if parameter.requires_grad and not parameter.isfinite().all():
+        for name, tensor in checkpoint["state_dict"].items():
+            if name not in self._meant and not _is_finite(tensor):
                 raise FloatingPointError(
                     f"`{name}` is not finite after meta-update {trainer.global_step}: no "
                     "checkpoint is written. Try a smaller `meta_lr` or `inner_lr`."
@@ -107,6 +117,11 @@ class RunState(Callback):
             state = checkpoint.get("callbacks", {}).get(callback.state_key)
             if isinstance(callback, ModelCheckpoint) and state:
                 state["dirpath"] = callback.dirpath
+
+
+def _is_finite(value: Any) -> bool:
+    """Also of what a module keeps beside tensors."""
+    return not isinstance(value, torch.Tensor) or bool(value.isfinite().all())
 
 
 def generator_states() -> dict[str, Any]:

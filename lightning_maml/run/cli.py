@@ -24,6 +24,7 @@ from lightning_maml.run.config_files import with_found_configs
 from lightning_maml.run.console import debugging, fail, readable_output, without_boilerplate
 from lightning_maml.run.files import unused_stem
 from lightning_maml.run.folder import run_folder
+from lightning_maml.run.foreign_classes import check_imports
 from lightning_maml.run.from_checkpoint import (
     RUNS,
     check_model,
@@ -134,13 +135,15 @@ class MetaLearningCLI(LightningCLI):
         path = find_checkpoint(str(given.ckpt_path), given.trainer.logger)
         checkpoint = read_checkpoint(path)
         model = settings_of(checkpoint, "model")
+        plain = _plain(parser, command)[name]
         if model is None:
-            plain = _plain(parser, command)[name].get("model")
-            model = settings_from_python(checkpoint, path, plain)
+            model = settings_from_python(checkpoint, path, plain.get("model"))
         base = {"model": model}
         data = settings_of(checkpoint, "data")
         if data is not None and given.get("data") is None:
             base["data"] = task_settings(data) if _names_data(args) else data
+        of_config = str([plain.get(part) for part in ("model", "data", "trainer")])
+        check_imports(base, [of_config, *_values(("model", "data"), args)], path)
         first = ["--config", json.dumps({name: base})]
         self.config = parser.parse_args([*first, *args, f"--ckpt_path={path}"])
         chosen = (self.config[name].get("data") or {}).get("init_args") or {}
@@ -225,6 +228,14 @@ def _without_flags_of(parts: tuple[str, ...], args: list[str]) -> list[str]:
         if keep:
             kept.append(arg)
     return kept
+
+
+def _values(parts: tuple[str, ...], args: list[str]) -> list[str]:
+    """What is given to the flags that `_without_flags_of` leaves out."""
+    kept = _without_flags_of(parts, args)
+    return [
+        arg.partition("=")[2] if arg.startswith("--") else arg for arg in args if arg not in kept
+    ]
 
 
 def _names_data(args: list[str]) -> bool:

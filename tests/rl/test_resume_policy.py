@@ -86,7 +86,9 @@ def final(folder: Path) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")  # a new folder each
 # After an update is what is wanted.
 @pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization:UserWarning")
-@pytest.mark.parametrize("when", WHEN)
+@pytest.mark.parametrize(
+    "when", ["within an epoch", pytest.param("after an epoch", marks=pytest.mark.slow)]
+)
 def test_a_policy_s_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, when) -> None:
     """A34, A38 for reinforcement learning: the weights to the bit, and what the update logs."""
     save, saved_at = WHEN[when]

@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable
@@ -33,11 +34,15 @@ def kill(*_: Any) -> None:
 
 
 class Kill(Callback):
-    """Kills this process at the `count`-th time of a moment; by the clock after `count` ms."""
+    """Kills this process at the `count`-th time of a moment.
+
+    By the clock: some milliseconds after the `count`-th batch began, wherever the run is then.
+    """
 
     def __init__(self, moment: str = "", count: int = 0) -> None:
         assert moment in ("", *MOMENTS)
         self.moment, self.count, self.seen = moment, count, 0
+        self.timer: threading.Timer | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lie in wait."""
@@ -47,11 +52,24 @@ class Kill(Callback):
             MetaUpdate.clip = self._first(MetaUpdate.clip)
         elif self.moment == "after an update":
             register_optimizer_step_post_hook(self._first(lambda *_: None))
-        elif self.moment == "by the clock":
-            threading.Timer(self.count / 1000, kill).start()
-        elif self.moment not in ("", "validating"):
+        elif self.moment not in ("", "validating", "by the clock"):
             whole = checkpointing.write_whole
             checkpointing.write_whole = lambda *args, **kwargs: self._write(whole, *args, **kwargs)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Set the clock; a generator of its own leaves those of the run as they are."""
+        if self.moment != "by the clock":
+            return
+        self.seen += 1
+        if self.seen == self.count:
+            self.timer = threading.Timer(random.Random(self.count).uniform(0, 0.05), kill)
+            self.timer.daemon = True
+            self.timer.start()
+
+    def on_train_end(self, *_: Any) -> None:
+        """A run that is over before is killed, too."""
+        if self.timer is not None:
+            self.timer.join()
 
     def on_validation_batch_start(self, *_: Any) -> None:
         """In the first validation of this process, or a later one."""

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -234,8 +236,12 @@ CONTRADICTIONS = {
 }
 
 
-@pytest.mark.parametrize(("flags", "saved", "got"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+# One check is for all commands.
+REFUSED = {name: ("test", *row) for name, row in CONTRADICTIONS.items()}
+REFUSED |= {name: (name, *CONTRADICTIONS["number"]) for name in ("fit", "validate", "predict")}
+
+
+@pytest.mark.parametrize(("command", "flags", "saved", "got"), REFUSED.values(), ids=REFUSED)
 def test_contradicted_settings_are_refused(trained, tmp_path, refused, command, flags, saved, got):
     end = refused(command, "--ckpt_path", trained / "last.ckpt", *flags, *QUIET)
     assert end.code == 2
@@ -413,6 +419,76 @@ def test_a_pickle_is_not_run(tmp_path, refused) -> None:
     end = refused("test", f"--ckpt_path={tmp_path / 'trap.ckpt'}")
     assert "trap.ckpt" in end.message
     assert not (tmp_path / "sprung").exists()
+
+
+TRAP = """
+from pathlib import Path
+from lightning_maml.models import MLP
+Path(__file__).with_suffix(".ran").touch()
+class Net(MLP): pass
+loss = lambda output, target: (output - target).square().mean()
+"""
+NAMING = {
+    "network": ("model.init_args.model.class_path", "--model.model=sprung.Net"),
+    "network without `class_path`": ("model.init_args.model", "--model.model=sprung.Net"),
+    "learner": ("model.class_path", "--model=sprung.Net"),
+    "loss": ("model.init_args.loss", "--model.loss=sprung.loss"),
+    "loss that is not there": ("model.init_args.loss", "--model.loss=sprung.no/such-loss"),
+    "data": ("data.class_path", "--data=sprung.Net"),
+}
+
+
+@pytest.fixture
+def sprung(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A module in the working directory; the file that is there as soon as it was imported."""
+    (tmp_path / "sprung.py").write_text(TRAP, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "sprung.ran"
+    sys.modules.pop("sprung", None)
+
+
+def saved_with(trained: Path, key: str, value: str) -> Path:
+    """A checkpoint with one setting replaced; it bears the module's name."""
+    content = torch.load(trained / "last.ckpt", weights_only=True)
+    part, *names, last = key.replace("init_args.", "", 1).split(".")
+    place = content["hyper_parameters" if part == "model" else "datamodule_hyper_parameters"]
+    if not names and last == "class_path":
+        last = "_class_path"
+    for name in names:
+        place = place[name]
+    place[last] = value
+    torch.save(content, "sprung.ckpt")
+    return Path("sprung.ckpt")
+
+
+@pytest.mark.parametrize(("key", "flag"), NAMING.values(), ids=NAMING)
+def test_a_checkpoint_imports_no_module_that_the_user_did_not_name(
+    trained, sprung, refused, key, flag
+) -> None:
+    value = flag.partition("=")[2]
+    path = saved_with(trained, key, value)
+    end = refused("test", f"--ckpt_path={path}", *QUIET)
+    assert end.code == 2
+    assert f"would import {value!r} (`{key}`)" in end.message
+    assert end.message.endswith(f"give its `--config`, or `{flag}`.")
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("by", ["flag", "flag and value", "config"])
+def test_what_the_user_names_is_imported(trained, config, sprung, tmp_path, by) -> None:
+    path = saved_with(trained, "model.init_args.model.class_path", "sprung.Net")
+    file = tmp_path / "own.yaml"
+    file.write_text(config.read_text("utf-8").replace("lightning_maml.models.MLP", "sprung.Net"))
+    naming = {
+        "flag": ["--model.model=sprung.Net"],
+        "flag and value": ["--model.model", "sprung.Net"],
+        "config": [f"--config={file}"],
+    }
+    train.main(["test", f"--ckpt_path={path}", *naming[by], *QUIET])
+    assert sprung.exists()
+    network = result_of(tmp_path)["model"]["init_args"]["model"]
+    assert network["class_path"] == "sprung.Net"
+    assert network["init_args"]["hidden"] == [8]
 
 
 # -- learners made in Python -------------------------------------------------------------------

@@ -45,7 +45,7 @@ def kills(seed: int) -> list[tuple[str, int]]:
     rng = random.Random(seed)
     kinds = [MOMENTS[i % len(MOMENTS)] for i in range(KILLS - 1)]
     rng.shuffle(kinds)
-    longest = {"by the clock": 1500, "loading a batch": 50, "validating": 2}
+    longest = {"by the clock": 50, "loading a batch": 50, "validating": 2}
     longest |= dict.fromkeys(MOMENTS[3:6], 3)
     drawn = [(kind, rng.randint(1, longest.get(kind, 25))) for kind in kinds]
     return [("after an update", 8), *drawn]  # the first after there is a checkpoint
