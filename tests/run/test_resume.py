@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +151,20 @@ def assert_same(one: Any, other: Any, name: str = "") -> None:
         assert one == other, name
 
 
-@pytest.fixture(scope="module", params=WHEN)
-def straight(request, tmp_path_factory) -> tuple[Path, str]:
-    """A run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("straight")
-    code, said = fit(folder, when=request.param)
-    assert code == 0, said
-    assert said.splitlines()[-1].startswith("W&B: logged offline; to upload: wandb sync runs/wandb")
-    return folder, request.param
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Callable[[str], Path]:
+    """Folders of runs that nothing happened to, one for each way of saving."""
+
+    @cache
+    def run(when: str) -> Path:
+        folder = tmp_path_factory.mktemp("straight")
+        code, said = fit(folder, when=when)
+        assert code == 0, said
+        last = said.splitlines()[-1]
+        assert last.startswith("W&B: logged offline; to upload: wandb sync runs/wandb")
+        return folder
+
+    return run
 
 
 ENDS = {
@@ -169,19 +177,24 @@ ENDS = {
 CODES = {"killed": -9, "terminated": 143, "Ctrl-C": 130, "Ctrl-C twice": 1, "terminated twice": -15}
 
 
-@pytest.mark.parametrize(
-    ("how", "workers"),
-    [
-        ("killed", 2), ("terminated", 0),
-        pytest.param("Ctrl-C", 2, marks=pytest.mark.slow),
-        pytest.param("killed", 0, marks=pytest.mark.slow),
-        pytest.param("Ctrl-C twice", 0, marks=pytest.mark.slow),
-        pytest.param("terminated twice", 2, marks=pytest.mark.slow),
-    ],
-)  # fmt: skip
-def test_a_run_goes_on_as_if_nothing_had_happened(straight, tmp_path, how, workers) -> None:
+BY_DEFAULT = [
+    ("after an epoch", "killed", 2), ("within an epoch", "killed", 2),
+    ("within an epoch", "terminated", 0),
+]  # fmt: skip
+CASES = [
+    pytest.param(*case, marks=[] if case in BY_DEFAULT else [pytest.mark.slow])
+    for when in WHEN
+    for case in [
+        (when, "killed", 2), (when, "killed", 0), (when, "terminated", 0), (when, "Ctrl-C", 2),
+        (when, "Ctrl-C twice", 0), (when, "terminated twice", 2),
+    ]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("when", "how", "workers"), CASES)
+def test_a_run_goes_on_as_if_nothing_had_happened(straight, tmp_path, when, how, workers) -> None:
     """A34, A38: weights, optimizer, scheduler to the bit; the curve without gap or step back."""
-    folder, when = straight
+    folder = straight(when)
     flags = [f"--data.num_workers={workers}"]
     code, said = fit(tmp_path, *flags, when=when, end=ENDS[how])
     assert code == CODES[how], said
