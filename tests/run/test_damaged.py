@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,31 +68,37 @@ def test_bytes_that_changed_are_noticed(run, refused) -> None:
     assert "last.ckpt, which cannot be read as one" in end.message
 
 
-@pytest.fixture
-def full():
-    """Files grow to 6,000 bytes: less than a checkpoint, more than the logs."""
+@contextmanager
+def full() -> Iterator[None]:
+    """Files grow to 6,000 bytes: less than a checkpoint, more than the logs.
+
+    No fixture, whose end would come after pytest's own line, for a file that is longer.
+    """
     resource = pytest.importorskip("resource", reason="not on Windows")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_full_disk_is_said_and_leaves_no_half_checkpoint(
-    config, tmp_path, monkeypatch, refused, full
+    config, tmp_path, monkeypatch, refused
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    end = refused("fit", f"--config={config}")
+    with full():
+        end = refused("fit", f"--config={config}")
     assert end.code == 2
     assert end.message.startswith("error: The checkpoint ")
     assert "cannot be written ([Errno 27] File too large)" in end.message
     assert not [path for path in tmp_path.rglob("*") if "ckpt" in path.name]
 
 
-def test_full_disk_leaves_the_old_checkpoint(tmp_path, full) -> None:
+def test_full_disk_leaves_the_old_checkpoint(tmp_path) -> None:
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"a": 1}, path)
-    with pytest.raises(OSError, match=r"last\.ckpt cannot be written \(\[Errno 27\]"):
+    with full(), pytest.raises(OSError, match=r"last\.ckpt cannot be written \(\[Errno 27\]"):
         AtomicCheckpointIO().save_checkpoint({"a": torch.zeros(10_000)}, path)
     assert [place.name for place in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.load(path, weights_only=True) == {"a": 1}
