@@ -41,10 +41,10 @@ def test_every_block_runs(tmp_path, monkeypatch) -> None:
             commands += 1
     assert (scripts, commands) == (5, 6)
     assert "waves" in sys.modules
-    first, other = (result_of(tmp_path / f"runs/imagefolder/version_{number}") for number in (1, 4))
+    first, other = (result_of(tmp_path / f"runs/photos/version_{number}") for number in (1, 4))
     assert first["mean"][-1] > first["mean"][0] + 0.2  # it learned to learn
     assert other["data"]["init_args"]["root"] == "other_photos"
-    assert Path(other["checkpoint"]).parts[:3] == ("runs", "imagefolder", "version_3")
+    assert Path(other["checkpoint"]).parts[:3] == ("runs", "photos", "version_3")
 
 
 def test_the_table_of_configs_is_what_the_configs_say() -> None:

@@ -44,7 +44,11 @@ log = logging.getLogger(__name__)
 
 DESCRIPTION = """Meta-learning: fit, validate, test, predict. With --ckpt_path alone, model and data
 are those of the checkpoint; `--ckpt_path last` and `best` are looked for in the newest run in the
-folder of the config's logger (without a config: under runs/)."""
+folder of the config's logger (without a config: under runs/). The settings of a model or of data
+are listed by `fit --model.help MetaLearner` and `fit --data.help ImageFolder`, those in force by
+`--print_config`."""
+CKPT_PATH = """A checkpoint file, or "last" or "best": those of the newest run in the folder of
+the config's logger. Without it, fit starts anew."""
 
 
 def run(args: list[str] | None = None, configs: Path | None = None) -> None:
@@ -121,6 +125,8 @@ class MetaLearningCLI(LightningCLI):
             # Of `test` there is a table of ours.
             wanted = ours | ({"verbose": False} if name == "test" else {})
             parser.set_defaults({key: value for key, value in wanted.items() if key in known})
+            (action,) = (action for action in parser._actions if action.dest == "ckpt_path")
+            action.help = CKPT_PATH
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse `args`, on top of the settings in the checkpoint if they name one."""

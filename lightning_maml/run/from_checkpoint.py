@@ -41,7 +41,11 @@ def find_checkpoint(setting: str, logger: Any) -> Path:
     if setting not in NAMES:
         path = Path(setting)
         if not path.is_file():
-            raise ValueError(f'`--ckpt_path` must be a file, "last" or "best", got {setting!r}.')
+            beside = ", ".join(sorted(file.name for file in path.parent.glob("*.ckpt")))
+            raise ValueError(
+                f'`--ckpt_path` must be a file, "last" or "best", got {setting!r}, which is not '
+                f"there{f' (beside it: {beside})' if beside else ''}."
+            )
         return path
     place = _folder_of_runs(logger)
     found = sorted(place.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
@@ -58,7 +62,10 @@ def find_checkpoint(setting: str, logger: Any) -> Path:
         for path in (run[-1].with_name(Path(best).name), Path(best)):
             if path.is_file():
                 return path
-    raise ValueError(f"`--ckpt_path best`: no best checkpoint is known in {run[-1].parent}.")
+    raise ValueError(
+        f"`--ckpt_path best`: no best checkpoint is known in {run[-1].parent}. That takes a "
+        'ModelCheckpoint with `monitor` in the config; "last" works without.'
+    )
 
 
 def _furthest(last: Path, newer: list[Path]) -> Path:

@@ -398,8 +398,11 @@ def test_a_run_without_a_validation_has_no_best(tmp_path, config, refused) -> No
 def test_missing_and_foreign_files_are_named(tmp_path, refused) -> None:
     end = refused("test", "--ckpt_path=no/such.ckpt")
     assert end == (
-        2, "error: `--ckpt_path` must be a file, \"last\" or \"best\", got 'no/such.ckpt'."
+        2, "error: `--ckpt_path` must be a file, \"last\" or \"best\", got 'no/such.ckpt', which "
+        "is not there.",
     )  # fmt: skip
+    Path("there.ckpt").touch()
+    assert "(beside it: there.ckpt)" in refused("test", "--ckpt_path=not_there.ckpt").message
     contents = {"text": None, "dict": {"a": 1}, "weights": {"state_dict": {}}}
     for name, content in contents.items():
         path = tmp_path / f"{name}.ckpt"
