@@ -41,7 +41,6 @@ from lightning_maml.step_sizes import Schedule, StepSizes
 from lightning_maml.tasks_at_once import TasksAtOnce, check_tasks_at_once, resolve_tasks_at_once
 
 _numbers = count()
-PerTask = Callable[[MetaParams, Episode], MetaGradient]
 NO_STEP_SIZES: Mapping[str, Tensor] = {}
 COMPILED_SHAPES = 4
 """So many shapes of episodes "auto" compiles for; where sizes vary, there would be no end to it."""

@@ -47,14 +47,14 @@ def resolve_derivation(
     Raises:
         ValueError: naming the option and the operators, if "joint" has not been compared for them.
     """
-    if setting not in ("joint", "auto") or (setting, tasks_at_once) == ("joint", 1):
+    if setting not in ("joint", "auto"):
         return setting
     unknown = sorted(operators(call, inputs) - COMPARED) if tasks_at_once > 1 else []
+    if setting == "auto" and (unknown or tasks_at_once == 1):
+        why = f" ({', '.join(unknown)})" if unknown else ""
+        log.info("Meta-gradient: by the sweep%s.", why)
+        return "sweep"
     if setting == "auto":
-        if unknown or tasks_at_once == 1:
-            why = f" ({', '.join(unknown)})" if unknown else ""
-            log.info("Meta-gradient: by the sweep%s.", why)
-            return "sweep"
         log.info("Meta-gradient: jointly for %d tasks at a time.", tasks_at_once)
         return "joint"
     if unknown:
