@@ -1,6 +1,5 @@
 """Data sets whose items are (image, class number), as torchvision's are, as an image source."""
 
-import importlib
 import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.image_reading import ImageSpec, Pixels, to_pixels
+from datamodules.import_path import imported
 from datamodules.sampling import Integers
 
 SAMPLE = 16  # images of a part that say whether it is another one
@@ -155,14 +155,10 @@ def _pixels(image: object, part: Any, number: int, spec: ImageSpec) -> Pixels:
 
 def _class_at(path: str) -> Any:
     """A class by its import path, or by its name in `torchvision.datasets`."""
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module or "torchvision.datasets"), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            "`dataset` must be a class of torchvision.datasets, such as CIFAR100, or an import "
-            f"path, got {path!r} ({error})."
-        ) from error
+    must_be = (
+        "`dataset` must be a class of torchvision.datasets, such as CIFAR100, or an import path"
+    )
+    found = imported(path, must_be, "torchvision.datasets")
     if not inspect.isclass(found):
         raise ValueError(f"`dataset` must be a class, got {path!r}, {found!r}.")
     return found

@@ -1,6 +1,5 @@
 """Tasks of one's own as arrays: vectors, sequences, any shape; regression or classification."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import final
 from datamodules.class_folders import SPLIT_NAMES
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
+from datamodules.import_path import imported
 from datamodules.sampling import SPLITS
 from datamodules.settings import LEAST, Batches, Count, Shots, Sizes
 from datamodules.task_arrays import READERS, TaskArrays, check_alike, read_task
@@ -202,13 +202,7 @@ def _check_disjoint(splits: Mapping[str, Sequence[TaskArrays]]) -> None:
 
 
 def _imported(path: str) -> Callable[[int], object]:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"`make_task` must be the import path of a function of a seed, got {path!r} ({error})."
-        ) from error
+    found = imported(path, "`make_task` must be the import path of a function of a seed")
     if not callable(found):
         raise ValueError(f"`make_task` must lead to a function, got {path!r}, {found!r}.")
     return found
