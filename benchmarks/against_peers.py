@@ -33,6 +33,9 @@ from peers.peak_memory import Case, peak_bytes
 from peers.turns import take_turns
 from peers.workloads import CONFIGS, Problem, Workload, from_config
 
+KEPT = ", memory kept"
+"""Of others that keep what they free as well."""
+
 
 def measure(workload: Workload, options: argparse.Namespace) -> dict[str, Any]:
     """Agreement, memory and seconds of everyone asked for, and of ours as configured.
@@ -57,8 +60,11 @@ def measure(workload: Workload, options: argparse.Namespace) -> dict[str, Any]:
         except OSError as error:
             absent[f"memory of {name}"] = str(error)
     tell(f"{options.turns} turns")
+    if options.device == "cpu":
+        admitted |= {name + KEPT: admitted[name] for name in list(admitted) if "ours" not in name}
     runs = {name: entry.run for name, entry in admitted.items()}
-    seconds = take_turns(runs, options.turns, options.seed, options.device)
+    keeping = {name for name in runs if "ours" in name or name.endswith(KEPT)}
+    seconds = take_turns(runs, options.turns, options.seed, options.device, keeping)
     return report.result(ours, admitted, seconds, peaks, absent)
 
 

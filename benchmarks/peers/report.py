@@ -19,8 +19,9 @@ LEGEND = """\
 `ours-<derivation>-<tasks at once>[-compiled]` is this package; ratios are to its row in bold, which
 is as configured. Milliseconds are medians (and quartiles) over turns, a ratio is the median of the
 ratios within a turn, with the 95% interval of that median from order statistics. Memory is the peak
-above what was held before. In float32, without TF32. Everyone's
-meta-gradient agreed with ours in float64 and in float32.
+above what was held before. On a CPU ours keeps the memory that it frees, as in a run of this
+package (`lightning_maml/run/freed_memory.py`); others do so in rows of their own, "memory kept".
+In float32, without TF32. Everyone's meta-gradient agreed with ours in float64 and in float32.
 """
 COLUMNS = ("contestant", "ms", "quartiles", "time / ours", "95% interval", "peak MB")
 

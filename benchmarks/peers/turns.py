@@ -4,10 +4,11 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 
+from lightning_maml.run.freed_memory import keep_freed_memory, return_freed_memory
 from peers.workloads import Run
 
 AT_LEAST = 0.05
@@ -15,12 +16,14 @@ AT_LEAST = 0.05
 
 
 def take_turns(
-    runs: Mapping[str, Run], turns: int, seed: int, device: str
+    runs: Mapping[str, Run], turns: int, seed: int, device: str, keeping: Collection[str] = ()
 ) -> dict[str, list[float]]:
     """Seconds of a meta-gradient of each, one number a turn.
 
     In a turn everyone runs once, in an order of its own that `seed` gives, so that a machine that
-    gets slower or faster does so for all. A turn before the first is not counted.
+    gets slower or faster does so for all. A turn before the first is not counted. Those in
+    `keeping` keep the memory that they free, as a run of this package does, the others return it;
+    so that they have some to keep, all then run once more before they are timed.
     """
     order = random.Random(seed)
     gc.collect()
@@ -29,7 +32,12 @@ def take_turns(
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(turns):
         for name in order.sample(list(runs), len(runs)):
+            if keeping:
+                keep_freed_memory() if name in keeping else return_freed_memory()
+                timed(runs[name], 1, device)
             taken[name].append(timed(runs[name], max(calls[name], 1), device))
+    if keeping:
+        return_freed_memory()
     gc.unfreeze()
     return taken
 

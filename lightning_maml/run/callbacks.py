@@ -5,13 +5,16 @@ from lightning.pytorch import Callback, Trainer
 
 from lightning_maml.run.checkpointing import AtomicCheckpointIO, RunState
 from lightning_maml.run.empty_hooks import SkipEmptyHooks
+from lightning_maml.run.freed_memory import KeepFreedMemory
 from lightning_maml.run.interruption import GracefulStop
 from lightning_maml.run.result_file import ResultFile
 from lightning_maml.run.sample_tasks import SampleTasks
 from lightning_maml.run.trainer_checks import check_trainer
 from lightning_maml.run.wandb_logging import WandbState
 
-FOR_EVERY_RUN = (ResultFile, RunState, GracefulStop, SampleTasks, WandbState, SkipEmptyHooks)
+FOR_EVERY_RUN = (
+    ResultFile, RunState, GracefulStop, SampleTasks, WandbState, SkipEmptyHooks, KeepFreedMemory,
+)  # fmt: skip
 
 
 def callbacks_for(trainer: Trainer) -> list[Callback]:

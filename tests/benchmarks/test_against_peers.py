@@ -202,6 +202,19 @@ def test_who_is_fast_goes_on_for_a_while(monkeypatch) -> None:
     assert calls == [1, 3, 3]
 
 
+def test_memory_is_kept_by_those_who_do_and_returned_for_the_others(monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr(turns, "AT_LEAST", 0.0)
+    monkeypatch.setattr(turns, "keep_freed_memory", lambda: said.append("keep"))
+    monkeypatch.setattr(turns, "return_freed_memory", lambda: said.append("return"))
+    runs = {name: lambda name=name: said.append(name) for name in "ab"}
+    take_turns(runs, 2, 0, "cpu", keeping={"a"})
+    _, _, *said = said  # without the warm-up
+    turn = [["keep", "a", "a"], ["return", "b", "b"]]
+    assert said.pop() == "return"
+    assert sorted([said[:3], said[3:6]]) == sorted([said[6:9], said[9:]]) == turn
+
+
 def test_ratios_are_those_within_a_turn() -> None:
     there, absent = admitted(naive=naive, ours=EAGER["mlp"]["ours-sweep-4"])
     seconds = {"ours": [1, 2, 4, 1, 2, 4], "naive": [2, 6, 4, 3, 5, 16]}
@@ -241,7 +254,7 @@ def test_the_program_prints_and_writes(monkeypatch, tmp_path, capsys) -> None:
     assert "Not measured: learn2learn: no source given (--learn2learn PATH)." in printed
     found = json.loads(figures.read_text())
     rows = found["results"]["sinusoid"]["contestants"]
-    assert list(rows) == ["ours-sweep-4", "naive"]
+    assert list(rows) == ["ours-sweep-4", "naive", "naive, memory kept"]
     assert len(rows["naive"]["seconds"]) == 6
     assert found["results"]["sinusoid"]["bound"]["flop"] > 0
     assert "The plain loop multiplies and adds" in printed
