@@ -45,9 +45,9 @@ log = logging.getLogger(__name__)
 
 DESCRIPTION = """Meta-learning: fit, validate, test, predict. With --ckpt_path alone, model and data
 are those of the checkpoint; `--ckpt_path last` and `best` are looked for in the newest run of the
-config, in the folder of its logger (without a config: under runs/). The settings of a model or of data
-are listed by `fit --model.help MetaLearner` and `fit --data.help ImageFolder`, those in force by
-`--print_config`."""
+config, in the folder of its logger (without a config: under runs/). The settings of a model or of
+data are listed by `fit --model.help MetaLearner` and `fit --data.help ImageFolder`, those in force
+by `--print_config`."""
 COMMANDS = {
     "fit": "Meta-train, or with --ckpt_path go on with a run.",
     "validate": "Print the results on the validation tasks.",
