@@ -2,6 +2,7 @@
 
 import copy
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +151,22 @@ def test_exported_for_any_number_of_images() -> None:
     exported = torch.export.export(adapted, (query,), dynamic_shapes=any_number).module()
     for n in (1, 3):
         torch.testing.assert_close(exported(query[:n]), adapted(query[:n]))
+
+
+@pytest.mark.parametrize("statistics", ["support", "transductive"])
+@pytest.mark.filterwarnings("ignore")  # of torch's exporter
+def test_exported_to_onnx(tmp_path: Path, statistics: str) -> None:
+    """As docs/predictions.md has it; another program computes the same."""
+    pytest.importorskip("onnxscript")
+    reference = pytest.importorskip("onnx.reference")
+    (x, names), query = support(), queries()
+    adapted = classifier("conv4").fast_adapt(x, names, statistics=statistics)
+    any_number = ({0: torch.export.Dim("n", min=1)},)
+    torch.onnx.export(adapted, (query,), tmp_path / "net.onnx", dynamic_shapes=any_number)
+    program = reference.ReferenceEvaluator(str(tmp_path / "net.onnx"))
+    for n in (2, 5):
+        (output,) = program.run(None, {program.input_names[0]: query[:n].numpy()})
+        torch.testing.assert_close(torch.from_numpy(output), adapted(query[:n]).detach())
 
 
 @pytest.mark.parametrize(

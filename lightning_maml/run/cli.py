@@ -129,7 +129,9 @@ class MetaLearningCLI(LightningCLI):
         super().setup_parser(*args)
         # Of evaluations there is a table of ours, in result_file.py.
         ours = {"weights_only": True, "return_predictions": False, "verbose": False}
-        for listed in self.parser._subcommands_action._choices_actions:  # Lightning cuts its own
+        subcommands = self.parser._subcommands_action
+        assert subcommands is not None
+        for listed in subcommands._choices_actions:  # Lightning cuts its own
             listed.help = COMMANDS[listed.dest]
         for name, parser in self._subcommand_parsers.items():
             parser.description = COMMANDS[name]
