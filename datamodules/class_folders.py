@@ -80,7 +80,7 @@ def none_at(place: Path) -> str:
     above = next((folder for folder in whole.parents if folder.is_dir()), Path.cwd())
     folders = [entry.name for entry in os.scandir(above) if entry.is_dir()]
     there = ", ".join(sorted(name for name in folders if not name.startswith("."))[:SHOWN])
-    return f"{place}, which is not there (in {above} there is {there or 'no folder'})"
+    return f"{place}, which is not there (folders in {above}: {there or 'none'})"
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

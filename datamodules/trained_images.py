@@ -64,6 +64,6 @@ def spec_of_training(
     if missing:
         raise ValueError(
             f"`{missing[0]}` must be given ({MEANING[missing[0]]}; on the command line --data."
-            f"{missing[0]}): the checkpoint does not say what images it was trained on."
+            f"{missing[0]}): the checkpoint does not say what images it was trained on, if any."
         )
     return ImageSpec(settings["image_size"], settings["channels"], settings["invert"])

@@ -362,7 +362,7 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> N
 
 def test_no_folder_and_no_files(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
-    there = rf"root` must be a folder .*not there \(in {re.escape(str(tmp_path))} there is tasks\)"
+    there = rf"root` must be a folder .*not there \(folders in {re.escape(str(tmp_path))}: tasks\)"
     with pytest.raises(FileNotFoundError, match=there):
         make(tmp_path / "nothing" / "below").setup()
     with pytest.raises(ValueError, match=r"no tasks in .*: expected folders train/"):

@@ -106,7 +106,11 @@ REFUSED = {
     "another size": (["--data.image_size=32"], CLASSES, "`image_size` must be 28, as in training"),
     "colours": (["--data.channels=3"], CLASSES, "`channels` must be 1, as in training, got 3"),
     "not inverted": (["--data.invert=false"], CLASSES, "`invert` must be True, as in training"),
-    "no folder": (["--data.support=nowhere"], CLASSES, "got nowhere, which is not there (in "),
+    "no folder": (
+        ["--data.support=nowhere"],
+        CLASSES,
+        "got nowhere, which is not there (folders",
+    ),
     "no images": (["--data.query=empty"], CLASSES, "`query` must hold images, got empty"),
     "one transductive": (["--data.statistics=transductive"], CLASSES, "for a single image"),
 }
