@@ -64,6 +64,7 @@ def test_numbers_of_points_may_vary_from_batch_to_batch() -> None:
         for part, whole in zip(few, most, strict=True):
             assert torch.equal(part, whole[:, : part.shape[1]])
         assert few.support_y.shape == few.support_x.shape
+        assert few.query_y.shape == few.query_x.shape
     assert seen == {(k, q) for k in (2, 3, 4) for q in (5, 6)}
     (episode,) = varying.test_dataloader()
     assert (episode.support_x.shape, episode.query_x.shape) == ((3, 3, 1), (3, 100, 1))
