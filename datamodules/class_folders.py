@@ -12,6 +12,7 @@ from datamodules.image_reading import ImageSpec, Pixels, read_image
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
+SHOWN = 8  # folders in an error
 THREADS = 4  # Pillow decodes outside the interpreter lock
 
 ClassFiles = dict[str, list[Path]]
@@ -69,6 +70,17 @@ def list_classes(folder: Path, depth: int = 1) -> ClassFiles:
         if not files:
             raise ValueError(f"the class folder {folder / name} holds no images.")
     return dict(sorted(classes.items()))
+
+
+def none_at(place: Path) -> str:
+    """For an error: `place`, which is no folder, and what there is instead."""
+    whole = place.absolute()
+    if whole.exists():
+        return f"{place} ({whole}), which is a file"
+    above = next((folder for folder in whole.parents if folder.is_dir()), Path.cwd())
+    folders = [entry.name for entry in os.scandir(above) if entry.is_dir()]
+    there = ", ".join(sorted(name for name in folders if not name.startswith("."))[:SHOWN])
+    return f"{place}, which is not there (folders in {above}: {there or 'none'})"
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

@@ -116,7 +116,7 @@ class EpisodicDataModule(LightningDataModule):
         self.setup()
         if split not in self.tasks:
             raise ValueError(
-                f"there are no classes for the {split} split, only for {', '.join(self.tasks)}."
+                f"there are no tasks for the {split} split, only for {', '.join(self.tasks)}."
             )
         return self.tasks[split]
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.class_folders import IMAGE_ENDINGS, FolderImages, list_classes
+from datamodules.class_folders import IMAGE_ENDINGS, FolderImages, list_classes, none_at
 from datamodules.episodic import dtype_of_model, image_as_float
 from datamodules.trained_images import spec_of_training
 from lightning_maml.episode import Question
@@ -57,7 +57,8 @@ class FewShotFolder(LightningDataModule):
     def _read(self) -> Question:
         if not self.support.is_dir():
             raise FileNotFoundError(
-                f"`support` must be a folder of class folders, got {self.support}, which is none."
+                "`support` must be a folder with a folder of images per class, got "
+                f"{none_at(self.support)}."
             )
         classes, files = list_classes(self.support), list_images(self.query)
         if self.statistics == "transductive" and len(files) == 1:
@@ -121,7 +122,9 @@ def list_images(place: Path) -> dict[str, Path]:
     if place.is_file():
         return {place.name: place}
     if not place.is_dir():
-        raise FileNotFoundError(f"`query` must be a folder of images or an image, got {place}.")
+        raise FileNotFoundError(
+            f"`query` must be a folder of images or an image, got {none_at(place)}."
+        )
     found = {path.relative_to(place): path for path in place.rglob("*") if path.is_file()}
     images = {
         inside.as_posix(): path

@@ -6,7 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from datamodules.class_folders import ClassFiles, FolderImages, list_classes, split_folders
+from datamodules.class_folders import (
+    ClassFiles,
+    FolderImages,
+    list_classes,
+    none_at,
+    split_folders,
+)
 from datamodules.class_splits import ClassSplit
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
@@ -148,8 +154,8 @@ class ImageFolder(EpisodicDataModule):
     def _list(self) -> dict[str, ClassFiles]:
         if not self.root.is_dir():
             raise FileNotFoundError(
-                f"`root` must be a folder of class folders, got {self.root} "
-                f"({self.root.absolute()}), which is none."
+                "`root` must be a folder with a folder of images per class, or with train/, val/ "
+                f"and test/ of such folders, got {none_at(self.root)}."
             )
         folders = split_folders(self.root)
         if not folders:

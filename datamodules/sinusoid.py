@@ -12,7 +12,8 @@ from torch import Tensor
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
 from datamodules.sampling import SPLITS, Floats, uniforms
-from datamodules.settings import Batches, check_at_least
+from datamodules.settings import LEAST, Batches, Count, Shots, Sizes
+from datamodules.varying_sizes import VaryingTasks
 from lightning_maml.episode import Episode
 
 Range = tuple[float, float]
@@ -22,13 +23,12 @@ Range = tuple[float, float]
 class SinusoidTasks:
     """Sinusoids and points on them; a task keeps its sinusoid whatever the number of points.
 
-    Support inputs come from the range `support_x`, query inputs from `x`.
+    Support inputs come from the range `support_x`, query inputs from `x`; `sizes` says how many.
     """
 
     seed: int
     split: str
-    k_shot: int
-    query_shot: int
+    sizes: Sizes
     amplitude: Range
     phase: Range
     x: Range
@@ -40,17 +40,19 @@ class SinusoidTasks:
         draws = uniforms(self.seed, self.split, first_task, tasks, 2)
         return _scaled(draws[:, 0], self.amplitude), _scaled(draws[:, 1], self.phase)
 
-    def __call__(self, first_task: int, tasks: int) -> Episode:
+    def __call__(self, first_task: int, tasks: int, sizes: Sizes | None = None) -> Episode:
         """Consecutive tasks: y is ``[tasks, points, 1]`` float32, and so is x.
 
-        With `task_in_input` x is ``[tasks, points, 3]``: the point, amplitude and phase.
+        With `task_in_input` x is ``[tasks, points, 3]``: the point, amplitude and phase. With
+        smaller `sizes` they are the first points of the same tasks.
         """
         amplitude, phase = self.parameters(first_task, tasks)
-        shots = [self.k_shot, self.query_shot]
+        _, *shots = self.sizes
+        _, k_shot, query_shot = sizes or self.sizes
         draws = uniforms(self.seed, self.split, first_task, tasks, sum(shots), stream=1)
         points = _scaled(draws, self.x)
         if self.support_x != self.x:
-            points[:, : self.k_shot] = _scaled(draws[:, : self.k_shot], self.support_x)
+            points[:, : shots[0]] = _scaled(draws[:, : shots[0]], self.support_x)
         inputs = points.astype(np.float32)
         targets = amplitude[:, None] * np.sin(inputs - phase[:, None])
         support_x, query_x = torch.from_numpy(inputs).unsqueeze(-1).split(shots, dim=1)
@@ -60,7 +62,12 @@ class SinusoidTasks:
         if self.task_in_input:
             task = torch.from_numpy(np.stack([amplitude, phase], axis=-1).astype(np.float32))
             support_x, query_x = (_with_task(x, task) for x in (support_x, query_x))
-        return Episode(support_x, support_y, query_x, query_y)
+        return Episode(
+            support_x[:, :k_shot],
+            support_y[:, :k_shot],
+            query_x[:, :query_shot],
+            query_y[:, :query_shot],
+        )
 
 
 def _with_task(x: Tensor, task: Tensor) -> Tensor:
@@ -73,8 +80,9 @@ class Sinusoid(EpisodicDataModule):
     """Sinusoids with amplitude, phase and inputs drawn uniformly from three ranges.
 
     Args:
-        k_shot: support points per task (the paper's K)
-        query_shot: query points per training task
+        k_shot: support points per task (the paper's K), or a range, drawn anew for each training
+            batch, as in varying_sizes.py
+        query_shot: query points per training task, or a range
         eval_query_shot: held-out points per validation or test task
         amplitude_range: the paper's [0.1, 5.0]
         phase_range: the paper's [0, pi]
@@ -89,15 +97,16 @@ class Sinusoid(EpisodicDataModule):
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
         task_in_input: append amplitude and phase to each input, for the paper's oracle
+        eval_k_shot: support points of validation and test tasks; None for `k_shot`
 
     Raises:
-        ValueError: naming the setting that is out of range.
+        ValueError: naming the setting that is out of range, or missing beside a range.
     """
 
     def __init__(
         self,
-        k_shot: int = 10,
-        query_shot: int = 10,
+        k_shot: Count = 10,
+        query_shot: Count = 10,
         eval_query_shot: int = 100,
         amplitude_range: Range = (0.1, 5.0),
         phase_range: Range = (0.0, math.pi),
@@ -111,6 +120,7 @@ class Sinusoid(EpisodicDataModule):
         seed: int = 0,
         num_workers: int = 0,
         task_in_input: bool = False,
+        eval_k_shot: int | None = None,
     ) -> None:
         super().__init__(
             Batches(
@@ -124,17 +134,15 @@ class Sinusoid(EpisodicDataModule):
             )
         )
         self.save_hyperparameters()
-        check_at_least("k_shot", k_shot, 1)
-        check_at_least("query_shot", query_shot, 1)
-        check_at_least("eval_query_shot", eval_query_shot, 1)
+        shots = Shots(LEAST.n_way, k_shot, query_shot, None, eval_k_shot, eval_query_shot)
+        self.bounds = {split: shots.bounds(split) for split in SPLITS}
         x = _check_range("x_range", x_range)
         support_x = x if support_range is None else _check_within(support_range, x)
         self.samplers = {
             split: SinusoidTasks(
                 seed=seed,
                 split=split,
-                k_shot=k_shot,
-                query_shot=query_shot if split == "train" else eval_query_shot,
+                sizes=self.bounds[split][1],
                 amplitude=_check_range("amplitude_range", amplitude_range),
                 phase=_check_range("phase_range", phase_range),
                 x=x,
@@ -146,7 +154,12 @@ class Sinusoid(EpisodicDataModule):
 
     def load_tasks(self) -> dict[str, TaskSampler]:
         """One sampler per split."""
-        return dict(self.samplers)
+        return {split: self._sampler_of(split, least) for split, (least, _) in self.bounds.items()}
+
+    def _sampler_of(self, split: str, least: Sizes) -> TaskSampler:
+        sampler = self.samplers[split]
+        varies = least != sampler.sizes
+        return VaryingTasks(sampler, sampler.seed, split, least) if varies else sampler
 
 
 def _scaled(draws: Floats, bounds: Range) -> Floats:

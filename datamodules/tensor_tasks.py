@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
-from datamodules.class_folders import SPLIT_NAMES
+from datamodules.class_folders import SPLIT_NAMES, none_at
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
 from datamodules.import_path import imported
@@ -168,7 +168,10 @@ def read_splits(root: Path) -> dict[str, list[TaskArrays]]:
         ValueError: naming the folder or the file that is not as it should be.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"`root` must be a folder, got {root} ({root.absolute()}).")
+        raise FileNotFoundError(
+            "`root` must be a folder with train/, val/ and test/, each with a file per task, got "
+            f"{none_at(root)}."
+        )
     splits: dict[str, list[TaskArrays]] = {}
     for split, names in SPLIT_NAMES.items():
         folder = next((root / name for name in names if (root / name).is_dir()), None)

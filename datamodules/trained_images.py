@@ -15,6 +15,15 @@ FIXED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+NO_IMAGES = ("Sinusoid", "RLTasks")
+MEANING = {
+    "image_size": "the height and width of the training images",
+    "channels": "1 if they were grey, 3 if in colour",
+    "invert": "true if yours are dark on white and they were bright on black, as generated "
+    "characters and Omniglot's are; false to leave yours as they are",
+}
+
+
 def spec_of_training(
     trained_on: Mapping[str, Any],
     image_size: int | None = None,
@@ -31,10 +40,16 @@ def spec_of_training(
             training does not say.
 
     Raises:
-        ValueError: naming the setting that differs from training, or that neither gives.
+        ValueError: naming the setting that differs from training, or that neither gives; or the
+            data, if they were no images.
     """
     package, _, name = str(trained_on.get("class_path") or "").rpartition(".")
     fixed = FIXED.get(name, {}) if package.partition(".")[0] == "datamodules" else {}
+    if package.partition(".")[0] == "datamodules" and name in NO_IMAGES:
+        raise ValueError(
+            f"`predict` with images needs a classifier of images, got a checkpoint of {name}, "
+            "whose tasks have none; without `--data` it predicts for test tasks of its own."
+        )
     known = {**(trained_on.get("init_args") or {}), **fixed}
     settings: dict[str, Any] = {}
     given = {"image_size": image_size, "channels": channels, "invert": invert}
@@ -48,7 +63,7 @@ def spec_of_training(
     missing = [key for key in settings if settings[key] is None]
     if missing:
         raise ValueError(
-            f"`{missing[0]}` must be given: the checkpoint does not say what images it was trained "
-            "on."
+            f"`{missing[0]}` must be given ({MEANING[missing[0]]}; on the command line --data."
+            f"{missing[0]}): the checkpoint does not say what images it was trained on, if any."
         )
     return ImageSpec(settings["image_size"], settings["channels"], settings["invert"])

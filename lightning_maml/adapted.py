@@ -115,12 +115,25 @@ def _check_examples(
             "`images` and `labels` must hold the same number of examples, at least one, got "
             f"{len(images)} and {len(targets)}."
         )
+    if images.dtype == torch.uint8:
+        _check_bytes(engine, images, targets)
     if class_names and (engine.loss in (mse, F.mse_loss) or isinstance(engine.loss, nn.MSELoss)):
         raise ValueError("`labels` must be float targets for a squared error, got classes.")
     if class_names:
         check_classes(class_names, outputs_for(engine, images, targets), "labels")
     elif is_classification(engine.loss):
         check_labels(targets, outputs_for(engine, images, targets), "labels")
+
+
+def _check_bytes(engine: Engine, images: Tensor, targets: Tensor) -> None:
+    """Whether the model itself makes floats of them."""
+    try:
+        outputs_for(engine, images, targets)
+    except RuntimeError as error:
+        raise ValueError(
+            "`images` must be as the model had them in training, floats (of the datamodules in "
+            "[0, 1]: images / 255), got torch.uint8."
+        ) from error
 
 
 def outputs_for(engine: Engine, images: Tensor, targets: Tensor) -> int:
@@ -184,5 +197,5 @@ def check_classes(names: Sequence[Any], outputs: int, argument: str) -> None:
         shown = ", ".join(map(str, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
         raise ValueError(
             f"`{argument}` must have {outputs} classes, as the model has {outputs} outputs, "
-            f"got {len(names)}: {shown}."
+            f"got {len(names)}: {shown}. An `EpisodeHead` as the model takes any number of classes."
         )

@@ -50,12 +50,14 @@ def module_tensors(
     trainable whatever `requires_grad` says. Buffers that tasks make anew are matched likewise.
 
     Raises:
-        ValueError: if a pattern matches no trainable parameter; the message lists them.
+        ValueError: if a pattern matches no trainable parameter; the message lists them. Or if a
+            part of the model, not the whole, makes tensors of each task.
     """
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    _check_whole(model)
     made = {name: buffers.pop(name) for name in model.made} if makes_tensors(model) else {}
     trainable = {n: p for n, p in parameters.items() if p.requires_grad or n in also_trainable}
     known = {name: aliases[id(p)] for name, p in trainable.items()} | {n: [n] for n in made}
@@ -83,6 +85,15 @@ def module_tensors(
         buffers=buffers,
         made={n: t for n, t in made.items() if n in adapted},
     )
+
+
+def _check_whole(model: nn.Module) -> None:
+    for name, part in model.named_modules():
+        if name and makes_tensors(part):
+            raise ValueError(
+                f"`model` must not have {type(part).__name__} as a part, got one as `{name}`: it "
+                "must be the whole model, with all else in its body."
+            )
 
 
 def call_without_trace(model: nn.Module, x: Tensor) -> Tensor:

@@ -52,4 +52,5 @@ def test_its_config_changes_the_named_keys_only(tmp_path, monkeypatch) -> None:
     settings = torch.load(path, weights_only=True)["hyper_parameters"]
     assert settings["model"]["class_path"] == "my_net.MyNet"
     assert settings["model"]["init_args"] == {"n_way": 5, "width": 32}
-    assert (settings["inner_lr"], settings["adapts"]) == (0.4, ["*"])
+    assert (settings["inner_lr"], settings["adapts"]) == (0.05, ["*"])
+    assert settings["meta_lr"] == 0.003

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,6 +153,22 @@ def test_exported_for_any_number_of_images() -> None:
         torch.testing.assert_close(exported(query[:n]), adapted(query[:n]))
 
 
+@pytest.mark.parametrize("statistics", ["support", "transductive"])
+@pytest.mark.filterwarnings("ignore")  # of torch's exporter
+def test_exported_to_onnx(tmp_path: Path, statistics: str) -> None:
+    """As docs/predictions.md has it; another program computes the same."""
+    pytest.importorskip("onnxscript")
+    reference = pytest.importorskip("onnx.reference")
+    (x, names), query = support(), queries()
+    adapted = classifier("conv4").fast_adapt(x, names, statistics=statistics)
+    any_number = ({0: torch.export.Dim("n", min=1)},)
+    torch.onnx.export(adapted, (query,), tmp_path / "net.onnx", dynamic_shapes=any_number)
+    program = reference.ReferenceEvaluator(str(tmp_path / "net.onnx"))
+    for n in (2, 5):
+        (output,) = program.run(None, {program.input_names[0]: query[:n].numpy()})
+        torch.testing.assert_close(torch.from_numpy(output), adapted(query[:n]).detach())
+
+
 @pytest.mark.parametrize(
     "labels",
     [
@@ -205,6 +222,8 @@ def test_a_layer_that_runs_twice_has_no_statistics_of_its_own() -> None:
 X, LABELS = support()
 REFUSED = {
     "two classes": (X, ["a", "b"] * 3, "`labels` must have 3 classes, .* got 2: a, b"),
+    "any number": (X, ["a"] * 6, "An `EpisodeHead` as the model takes any number of classes"),
+    "bytes": ((255 * X).byte(), LABELS, r"floats \(.*images / 255\), got torch.uint8"),
     "count": (X, LABELS[:5], "`images` and `labels` must hold the same number .* 6 and 5"),
     "none": (X[:0], [], "at least one, got 0 and 0"),
     "floats": (X, torch.zeros(6), "`labels` must hold integer class numbers .*float32"),
@@ -216,6 +235,21 @@ REFUSED = {
 def test_what_does_not_fit_is_refused(x, labels, message) -> None:
     with pytest.raises(ValueError, match=message):
         classifier().fast_adapt(x, labels)
+
+
+class TakesBytes(nn.Sequential):
+    """A network that makes floats of its images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / 255)
+
+
+def test_bytes_are_taken_by_a_model_that_takes_them() -> None:
+    net = TakesBytes(nn.Flatten(), nn.Linear(64, 3))
+    learner = MetaLearner(net, loss="cross_entropy", inner_lr=0.1)
+    x = (255 * X).byte()
+    same = learner.fast_adapt(x.float(), LABELS)(x)
+    torch.testing.assert_close(learner.fast_adapt(x, LABELS)(x), same, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("loss", ["mse", F.mse_loss, nn.MSELoss()])

@@ -26,6 +26,7 @@ from lightning_maml.run.files import unused_stem
 from lightning_maml.run.folder import run_folder
 from lightning_maml.run.foreign_classes import check_imports
 from lightning_maml.run.from_checkpoint import (
+    NAMES,
     RUNS,
     check_model,
     data_of,
@@ -43,12 +44,19 @@ from lightning_maml.run.wandb_logging import finish, wandb_logger
 log = logging.getLogger(__name__)
 
 DESCRIPTION = """Meta-learning: fit, validate, test, predict. With --ckpt_path alone, model and data
-are those of the checkpoint; `--ckpt_path last` and `best` are looked for in the newest run in the
-folder of the config's logger (without a config: under runs/). The settings of a model or of data
-are listed by `fit --model.help MetaLearner` and `fit --data.help ImageFolder`, those in force by
-`--print_config`."""
-CKPT_PATH = """A checkpoint file, or "last" or "best": those of the newest run in the folder of
-the config's logger. Without it, fit starts anew."""
+are those of the checkpoint; `--ckpt_path last` and `best` are looked for in the newest run of the
+config, in the folder of its logger (without a config: under runs/). The settings of a model or of
+data are listed by `fit --model.help MetaLearner` and `fit --data.help ImageFolder`, those in force
+by `--print_config`."""
+COMMANDS = {
+    "fit": "Meta-train, or with --ckpt_path go on with a run.",
+    "validate": "Print the results on the validation tasks.",
+    "test": "Print the results on the test tasks and write them to a file in the run's folder.",
+    "predict": "Write the outputs for test tasks, or for images of your own, to a file.",
+}
+USAGE = "{} [-c CONFIG] [--ckpt_path FILE] [--model...] [--data...] [--trainer...]"
+CKPT_PATH = """A checkpoint file, or "last" or "best": those of the newest run of the config
+(without a config: of any under runs/). Without it, fit starts anew."""
 
 
 def run(args: list[str] | None = None, configs: Path | None = None) -> None:
@@ -119,12 +127,17 @@ class MetaLearningCLI(LightningCLI):
     def setup_parser(self, *args: Any) -> None:
         """Our defaults for what the Trainer's methods take."""
         super().setup_parser(*args)
-        ours = {"weights_only": True, "return_predictions": False}
+        # Of evaluations there is a table of ours, in result_file.py.
+        ours = {"weights_only": True, "return_predictions": False, "verbose": False}
+        subcommands = self.parser._subcommands_action
+        assert subcommands is not None
+        for listed in subcommands._choices_actions:  # Lightning cuts its own
+            listed.help = COMMANDS[listed.dest]
         for name, parser in self._subcommand_parsers.items():
+            parser.description = COMMANDS[name]
+            parser.usage = f"{self.parser.prog} {USAGE.format(name)}"
             known = self._subcommand_method_arguments[name]
-            # Of `test` there is a table of ours.
-            wanted = ours | ({"verbose": False} if name == "test" else {})
-            parser.set_defaults({key: value for key, value in wanted.items() if key in known})
+            parser.set_defaults({key: value for key, value in ours.items() if key in known})
             (action,) = (action for action in parser._actions if action.dest == "ckpt_path")
             action.help = CKPT_PATH
 
@@ -138,7 +151,11 @@ class MetaLearningCLI(LightningCLI):
             if self.config[name].model is None:
                 raise ValueError(f"`{name}` needs --config FILE, --model or --ckpt_path FILE.")
             return
-        path = find_checkpoint(str(given.ckpt_path), given.trainer.logger)
+        path = find_checkpoint(
+            str(given.ckpt_path), given.trainer.logger, _own_runs(name, given, args)
+        )
+        if str(given.ckpt_path) in NAMES:
+            log.info("--ckpt_path %s: %s", given.ckpt_path, path)
         checkpoint = read_checkpoint(path)
         model = settings_of(checkpoint, "model")
         plain = _plain(parser, command)[name]
@@ -147,7 +164,7 @@ class MetaLearningCLI(LightningCLI):
         base = {"model": model}
         data = settings_of(checkpoint, "data")
         if data is not None and given.get("data") is None:
-            base["data"] = task_settings(data) if _names_data(args) else data
+            base["data"] = task_settings(data) if _class_of_data(args) else data
         of_config = str([plain.get(part) for part in ("model", "data", "trainer")])
         check_imports(base, [of_config, *_values(("model", "data"), args)], path)
         first = ["--config", json.dumps({name: base})]
@@ -225,6 +242,20 @@ class MetaLearningCLI(LightningCLI):
         return type(self.datamodule or self.model).__name__.lower()
 
 
+def _own_runs(command: str, given: Namespace, args: list[str]) -> Path | None:
+    """Where runs of the config in `given` go if it has no logger; None without a config.
+
+    Of `fit` a flag says more than the config of what a run trains on.
+    """
+    if given.get("model") is None:
+        return None
+    if given.trainer.logger is False:  # as Lightning has it
+        return Path(given.trainer.default_root_dir or "") / "checkpoints"
+    named = _class_of_data(args) if command == "fit" else None
+    chosen = named or (given.get("data") or given.model).class_path
+    return RUNS / chosen.rpartition(".")[2].lower()
+
+
 def _without_flags_of(parts: tuple[str, ...], args: list[str]) -> list[str]:
     """`args` without `--model...` and the like: what they mean depends on the checkpoint."""
     kept, keep = [], True
@@ -244,9 +275,14 @@ def _values(parts: tuple[str, ...], args: list[str]) -> list[str]:
     ]
 
 
-def _names_data(args: list[str]) -> bool:
-    """Whether flags choose a datamodule, rather than a setting of one."""
-    return any(arg.partition("=")[0] in ("--data", "--data.class_path") for arg in args)
+def _class_of_data(args: list[str]) -> str | None:
+    """The datamodule that flags choose, rather than a setting of one."""
+    chosen = None
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        flag, equals, value = arg.partition("=")
+        if flag in ("--data", "--data.class_path"):
+            chosen = value if equals else following
+    return chosen
 
 
 def _plain(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -14,11 +15,13 @@ from lightning.pytorch.utilities import rank_zero_only
 
 SPEAKS_TO_USERS = ("lightning_maml", "datamodules", "lightning")
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MisconfigurationException)
+NESTED = "Given value: NestedArg("
 MAX_GIVEN = 100  # characters of a wrong value that are repeated; the settings of a class have more
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # the loaders gather from memory, workers only cost
     ".*LeafSpec.*is deprecated.*",  # Lightning's own use of torch
 )
+ADVERTISEMENT = "💡 Tip: For seamless cloud"  # of two paid services, at the start of every run
 
 
 def debugging() -> bool:
@@ -42,6 +45,8 @@ def readable_output(loggers: Sequence[str]) -> Iterator[None]:
     for name in loggers:
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(logging.INFO)
+    of_lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    of_lightning.addFilter(_is_no_advertisement)
     try:
         yield
     except Exception as error:
@@ -50,8 +55,13 @@ def readable_output(loggers: Sequence[str]) -> Iterator[None]:
             raise
         fail(said)
     finally:
+        of_lightning.removeFilter(_is_no_advertisement)
         for name in loggers:
             logging.getLogger(name).removeHandler(handler)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(ADVERTISEMENT)
 
 
 def fail(message: str) -> NoReturn:
@@ -61,7 +71,15 @@ def fail(message: str) -> NoReturn:
 
 
 def without_boilerplate(message: str) -> str:
-    """A message of jsonargparse without what it says of types that may be None."""
+    """A message of jsonargparse without what it says of types that may be None.
+
+    Of a flag for a setting within a setting it names each level; the last is the whole.
+
+    >>> given = "Given value: NestedArg(key={!r}, val='two')"
+    >>> lines = ["Expected a <class 'int'>", given.format("x"), given.format("rule.x")]
+    >>> without_boilerplate("\\n".join(lines))
+    "Expected a <class 'int'>; given: rule.x = 'two'"
+    """
     boilerplate = (
         "Does not validate",
         "Subtypes:",
@@ -70,8 +88,12 @@ def without_boilerplate(message: str) -> str:
         "Given value type",
     )
     lines = [line.strip() for line in message.splitlines()]
-    kept = (line for line in lines if not line.startswith(boilerplate))
-    return " ".join(line for line in kept if len(line) < MAX_GIVEN or not line.startswith("Given"))
+    kept = (line for line in lines if not line.startswith((*boilerplate, NESTED)))
+    said = " ".join(line for line in kept if len(line) < MAX_GIVEN or not line.startswith("Given"))
+    nested = [line for line in lines if line.startswith(NESTED) and len(line) < MAX_GIVEN]
+    for key, value in re.findall(r"key='(.*?)', val=(.*)\)", "".join(nested[-1:])):
+        said += f"; given: {key} = {value}"
+    return said
 
 
 def _for_users(error: BaseException | None) -> str | None:

@@ -27,16 +27,17 @@ RUNS = Path("runs")
 NAMES = ("last", "best")
 
 
-def find_checkpoint(setting: str, logger: Any) -> Path:
+def find_checkpoint(setting: str, logger: Any, own: Path | None = None) -> Path:
     """The file that `--ckpt_path` means.
 
-    "last" and "best" look into the folder of `logger` (its setting in the config; ``runs`` if it
-    has none) for the run with the newest checkpoint: "last" is the newest file last*.ckpt in it,
-    or the newest at all, or one that goes further, where the run was killed right after it; "best"
-    is what the run's ModelCheckpoint found best.
+    "last" and "best" look into the folder of `logger` (its setting in the config; if it has none,
+    `own`, where runs of the config go then; ``runs`` without a config) for the run with the newest
+    checkpoint: "last" is the newest file last*.ckpt in it, or the newest at all, or one that goes
+    further, where the run was killed right after it; "best" is what the run's ModelCheckpoint
+    found best.
 
     Raises:
-        ValueError: naming the place, if nothing is there.
+        ValueError: naming the place, if nothing is there, and the newest other runs.
     """
     if setting not in NAMES:
         path = Path(setting)
@@ -47,10 +48,13 @@ def find_checkpoint(setting: str, logger: Any) -> Path:
                 f"there{f' (beside it: {beside})' if beside else ''}."
             )
         return path
-    place = _folder_of_runs(logger)
+    place, around = _folder_of_runs(logger, own)
     found = sorted(place.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     if not found:
-        raise ValueError(f"`--ckpt_path {setting}`: no checkpoint (*.ckpt) in {place.absolute()}.")
+        raise ValueError(
+            f"`--ckpt_path {setting}`: no checkpoint (*.ckpt) in {place.absolute()}"
+            f"{_other_runs(around)}."
+        )
     run = [path for path in found if path.parent == found[-1].parent]
     if setting == "last":
         last = ([path for path in run if path.stem.startswith("last")] or run)[-1]
@@ -215,10 +219,23 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield from _leaves(value[name], f"{key}.{name}")
 
 
-def _folder_of_runs(logger: Any) -> Path:
+def _folder_of_runs(logger: Any, own: Path | None) -> tuple[Path, Path]:
+    """Where the config's runs are, and where those of other configs are beside them."""
     first = logger[0] if isinstance(logger, list) and logger else logger
     options = first.get("init_args") if hasattr(first, "get") else None
     if not options or not options.get("save_dir"):
-        return RUNS
+        return own or RUNS, RUNS
     wandb = str(first.get("class_path")).endswith("WandbLogger")  # its folders are by project
-    return Path(options["save_dir"]) / (options.get("project" if wandb else "name") or "")
+    place = Path(options["save_dir"])
+    return place / (options.get("project" if wandb else "name") or ""), place
+
+
+def _other_runs(place: Path, most: int = 3) -> str:
+    """Names the newest checkpoint of each run below `place`, as the end of a sentence."""
+    newest: dict[Path, Path] = {}
+    for path in sorted(place.rglob("*.ckpt"), key=lambda path: -path.stat().st_mtime_ns):
+        newest.setdefault(path.parent, path)
+    if not newest:
+        return ""
+    some = ", ".join(map(str, list(newest.values())[:most]))
+    return f"; runs of other configs, if you mean one give its path: {some}"

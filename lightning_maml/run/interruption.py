@@ -66,9 +66,9 @@ class GracefulStop(Callback):
             raise SystemExit(128 + (self.received or signal.SIGTERM) if failed else 0)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave a checkpoint if the last update has none; listen no more."""
-        saved = {self._saved, *(saver._last_global_step_saved for saver in _savers(trainer))}
-        if trainer.global_step not in saved:
+        """Leave ``last.ckpt`` if the last update has none; listen no more."""
+        done = trainer.global_step
+        if self._saved != done and not any(_has_last(saver, done) for saver in _savers(trainer)):
             _save(trainer)
         self.teardown(trainer, pl_module, "fit")
 
@@ -106,6 +106,13 @@ def _savers(trainer: Trainer) -> list[ModelCheckpoint]:
     return [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
 
 
+def _has_last(saver: ModelCheckpoint, update: int) -> bool:
+    """Whether `saver` has written a ``last.ckpt`` of that meta-update that a run can go on from."""
+    newest = saver.last_model_path if saver.save_last else saver._last_checkpoint_saved
+    resumable = Path(newest).stem.startswith("last") and not saver.save_weights_only
+    return resumable and saver._last_global_step_saved == update
+
+
 def _save(trainer: Trainer) -> Path | None:
     """Write ``last.ckpt`` and return its path; None if the run wants no checkpoints."""
     savers = _savers(trainer)
@@ -116,5 +123,5 @@ def _save(trainer: Trainer) -> Path | None:
     ours = {p for saver in savers for p in (saver.best_model_path, saver.last_model_path)}
     if path.exists() and str(path) not in ours:  # of another run
         path = folder / f"{unused_stem(folder, 'last', ['.ckpt'])}.ckpt"
-    trainer.save_checkpoint(path)
+    trainer.save_checkpoint(path, weights_only=False)
     return path

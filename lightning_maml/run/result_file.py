@@ -1,4 +1,7 @@
-"""What `test` leaves behind: a table in the terminal and a result file in the run's folder."""
+"""What `test` leaves behind: a table in the terminal and a result file in the run's folder.
+
+`validate` leaves the table.
+"""
 
 import csv
 import json
@@ -82,6 +85,16 @@ class ResultFile(Callback):
             self.path = write_result(folder, facts, result, digests, drawn)
         print(table(facts, summary, self.path), flush=True)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table, if this is not one validation of many."""
+        if trainer.state.fn != "validate":
+            return
+        learner = cast(Evaluated, pl_module)
+        result, digests = learner.curve.collected()
+        if trainer.is_global_zero:
+            facts = {"metric": learner.metric_name, "tasks": len(digests)}
+            print(table(facts, summarize(result, learner.worst_metric), None, "val"), flush=True)
+
 
 def own_facts(learner: object) -> dict[str, Any]:
     """What a learner has to say of its own: its `result_facts()`, where it has such a method."""
@@ -126,12 +139,14 @@ def write_result(
     return path
 
 
-def table(facts: dict[str, Any], summary: CurveSummary, path: Path | None) -> str:
+def table(
+    facts: dict[str, Any], summary: CurveSummary, path: Path | None, split: str = "test"
+) -> str:
     """The result as text of at most 80 columns (a long path aside)."""
     diverged = bool(summary.diverged.any())
     extra = f"{'finite mean':>14}{'95% CI':>12}" if diverged else ""
     lines = [
-        f"{facts['metric']} over {facts['tasks']} test tasks, after each number of inner steps",
+        f"{facts['metric']} over {facts['tasks']} {split} tasks, after each number of inner steps",
         f"{'steps':>5}{'mean':>14}{'95% CI':>12}{'median':>12}{'diverged':>10}{extra}",
     ]
     columns = (values.tolist() for values in summary)
@@ -139,7 +154,8 @@ def table(facts: dict[str, Any], summary: CurveSummary, path: Path | None) -> st
         row = f"{step:>5}{_short(mean):>14}{_short(ci95, '+- '):>12}{_short(median):>12}{count:>10}"
         extra = f"{_short(some_mean):>14}{_short(some_ci95, '+- '):>12}" if diverged else ""
         lines.append(row + extra)
-    lines.append(f"fingerprint of the tasks: {facts['fingerprint']}")
+    if "fingerprint" in facts:
+        lines.append(f"fingerprint of the tasks: {facts['fingerprint']}")
     if path is not None:
         lines.append(f"result file: {path}")
     return "\n".join(lines)

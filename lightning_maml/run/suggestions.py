@@ -12,11 +12,14 @@ from torch import nn
 
 OF_CLASS = re.compile(r"class_path '([\w.]+)': Option '([\w.]+)' is not accepted")
 NO_CLASS = re.compile(r"Expected a dot import path string: (\w+)")
+NO_COMMAND = re.compile(r'expected "subcommand" to be one of \{(.*)\}, but it was not provided')
 OF_COMMAND = re.compile(r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)")
 
 
 def with_suggestion(message: str, known: Iterable[str]) -> str:
     """A message of jsonargparse, with the setting or class that was meant, if one comes close.
+
+    Where no command is given, it names all.
 
     `known` are the names of the command's settings; those of a class are looked up. Where they
     cannot be found (a class in a class, one without a signature), the message stays as it is.
@@ -28,6 +31,8 @@ def with_suggestion(message: str, known: Iterable[str]) -> str:
     >>> with_suggestion("class_path 'builtins.type': Option 'nme' is not accepted", [])
     "class_path 'builtins.type': Option 'nme' is not accepted"
     """
+    if found := NO_COMMAND.search(message):
+        return f"say what to do: one of {found[1].replace(',', ', ')}; see --help"
     if found := OF_CLASS.search(message):
         path, given = found.groups()
         return _with_nearest(message, given, _settings(path))

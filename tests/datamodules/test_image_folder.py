@@ -369,7 +369,7 @@ def test_too_little_is_refused_before_anything_is_read(
 def test_a_split_that_is_asked_for_must_be_there(folder: Path) -> None:
     data = make(folder, fractions=(0.5, 0, 0.5))
     data.train_dataloader()
-    with pytest.raises(ValueError, match="no classes for the val split, only for train, test"):
+    with pytest.raises(ValueError, match="no tasks for the val split, only for train, test"):
         data.val_dataloader()
 
 

@@ -52,6 +52,29 @@ def test_a_test_task_keeps_its_sinusoid_for_every_k() -> None:
     np.testing.assert_array_equal(few, many)
 
 
+def test_numbers_of_points_may_vary_from_batch_to_batch() -> None:
+    """Each batch has the first points of the very tasks that have the most."""
+    settings = {"meta_batch_size": 2, "train_batches_per_epoch": 60, "test_tasks": 3}
+    varying = Sinusoid(k_shot=(2, 4), query_shot=(5, 6), eval_k_shot=3, **settings)
+    largest = Sinusoid(k_shot=4, query_shot=6, **settings)
+    seen = set()
+    pairs = zip(varying.train_dataloader(), largest.train_dataloader(), strict=True)
+    for few, most in pairs:
+        seen.add((few.support_x.shape[1], few.query_x.shape[1]))
+        for part, whole in zip(few, most, strict=True):
+            assert torch.equal(part, whole[:, : part.shape[1]])
+        assert few.support_y.shape == few.support_x.shape
+        assert few.query_y.shape == few.query_x.shape
+    assert seen == {(k, q) for k in (2, 3, 4) for q in (5, 6)}
+    (episode,) = varying.test_dataloader()
+    assert (episode.support_x.shape, episode.query_x.shape) == ((3, 3, 1), (3, 100, 1))
+
+
+def test_a_range_needs_a_number_for_evaluation() -> None:
+    with pytest.raises(ValueError, match="`eval_k_shot` must be given where `k_shot` is a range"):
+        Sinusoid(k_shot=(5, 10))
+
+
 def test_the_oracles_tasks_are_the_same_with_amplitude_and_phase_in_the_input() -> None:
     plain, oracle = Sinusoid(), Sinusoid(task_in_input=True)
     for split in ("train", "val", "test"):

@@ -1,5 +1,6 @@
 """Tasks as arrays whose examples say who they are: x is (task, example), y follows from it."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -360,8 +361,10 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> N
 
 
 def test_no_folder_and_no_files(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="`root` must be a folder"):
-        make(tmp_path / "nothing").setup()
+    (tmp_path / "tasks").mkdir()
+    there = rf"root` must be a folder .*not there \(folders in {re.escape(str(tmp_path))}: tasks\)"
+    with pytest.raises(FileNotFoundError, match=there):
+        make(tmp_path / "nothing" / "below").setup()
     with pytest.raises(ValueError, match=r"no tasks in .*: expected folders train/"):
         make(tmp_path).setup()
     (tmp_path / "train").mkdir()

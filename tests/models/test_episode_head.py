@@ -161,6 +161,12 @@ def test_settings_that_do_not_fit_are_refused_by_name() -> None:
         EpisodeHead(nn.Identity(), 5)(torch.zeros(2, 3))
 
 
+def test_as_a_part_of_a_model_it_is_refused_by_name() -> None:
+    model = nn.Sequential(nn.Flatten(), EpisodeHead(nn.Linear(4, 3), features=3))
+    with pytest.raises(ValueError, match="not have EpisodeHead as a part, got one as `1`"):
+        MetaLearner(model, loss="cross_entropy")
+
+
 def test_under_autocast_the_head_is_made_in_full_precision() -> None:
     """In 16 bits small inner steps would round away."""
     model = EpisodeHead(nn.Linear(4, 3), 3)

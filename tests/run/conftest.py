@@ -94,7 +94,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., Refused]:
         with pytest.raises(SystemExit) as stop:
             train.main([str(arg) for arg in args])
         lines = capfd.readouterr().err.splitlines()
-        noise = ("INFO: ", "GPU ", "TPU ", "Seed ", "Run folder", "Restoring", "Loaded ", "💡")
+        noise = ("INFO: ", "GPU ", "TPU ", "Seed ", "Run folder", "Restoring", "Loaded ", "--ckpt_")
         (message,) = [line for line in lines if line.strip() and not line.startswith(noise)]
         assert isinstance(stop.value.code, int)
         return Refused(stop.value.code, message)

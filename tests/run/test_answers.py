@@ -106,7 +106,11 @@ REFUSED = {
     "another size": (["--data.image_size=32"], CLASSES, "`image_size` must be 28, as in training"),
     "colours": (["--data.channels=3"], CLASSES, "`channels` must be 1, as in training, got 3"),
     "not inverted": (["--data.invert=false"], CLASSES, "`invert` must be True, as in training"),
-    "no folder": (["--data.support=nowhere"], CLASSES, "`support` must be a folder of class"),
+    "no folder": (
+        ["--data.support=nowhere"],
+        CLASSES,
+        "got nowhere, which is not there (folders",
+    ),
     "no images": (["--data.query=empty"], CLASSES, "`query` must hold images, got empty"),
     "one transductive": (["--data.statistics=transductive"], CLASSES, "for a single image"),
 }
@@ -152,6 +156,10 @@ def test_what_python_trained_on_is_asked_for(tmp_path) -> None:
         FewShotFolder(**paths, image_size=28, channels=1)
     with pytest.raises(ValueError, match="`invert` must be given"):  # their ink may be either
         FewShotFolder(**paths, trained_on={"class_path": "datamodules.Glyphs", "init_args": {}})
+    with pytest.raises(ValueError, match=r"true if yours are dark on white.* --data\.invert"):
+        FewShotFolder(**paths, image_size=28, channels=1)
+    with pytest.raises(ValueError, match=r"needs a classifier of images, got .* of Sinusoid"):
+        FewShotFolder(**paths, trained_on={"class_path": "datamodules.Sinusoid", "init_args": {}})
     kept = {"class_path": None, "init_args": {"image_size": 20, "channels": 3, "invert": False}}
     question = FewShotFolder(**paths, trained_on=kept).question()
     assert question.query_x.shape == (1, 3, 20, 20)

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 import train
+from lightning_maml.run.cli import COMMANDS
 from lightning_maml.run.console import readable_output
 from tests.run.conftest import QUIET, result_of
 
@@ -126,6 +127,28 @@ def test_help(command, capsys) -> None:
     assert "--ckpt_path" in capsys.readouterr().out
 
 
+def test_each_command_is_described_in_whole_sentences(capsys) -> None:
+    for args in (["--help"], *([command, "--help"] for command in COMMANDS)):
+        with pytest.raises(SystemExit):
+            train.main(args)
+        said = " ".join(capsys.readouterr().out.split())
+        for command in COMMANDS if args == ["--help"] else args[:1]:
+            assert f" {COMMANDS[command]}" in said
+            assert COMMANDS[command].endswith(".")
+
+
+def test_a_run_does_not_advertise(config, monkeypatch) -> None:
+    """The handler of Lightning's messages may write where capfd does not look."""
+    logger, handler, records = logging.getLogger("lightning.pytorch"), logging.Handler(), []
+    handler.emit = records.append  # type: ignore[method-assign]
+    monkeypatch.setattr(logger, "handlers", [handler])
+    train.main(["fit", f"--config={config}", "--trainer.max_steps=1"])
+    said = "\n".join(record.getMessage() for record in records)
+    assert "GPU available" in said
+    for noise in ("💡", "weights_only"):
+        assert noise not in said
+
+
 # -- errors ------------------------------------------------------------------------------------
 
 WRONG = {
@@ -144,6 +167,10 @@ WRONG = {
     ),
     "type": (["--model.inner_steps=two"], "two"),
     "unknown flag": (["--nonsense=1"], "nonsense"),
+    "setting of a setting": (
+        ["--model.inner_lr.x=2"],
+        "Expected a <class 'float'>; given: inner_lr.x = '2'",
+    ),
     "no such config": (["--config=no/such.yaml"], "no/such.yaml"),
 }
 
@@ -170,6 +197,11 @@ def test_predict_says_what_to_use_for_a_policy(refused, tmp_path) -> None:
     assert "`predict`" in end.message
     assert "got MetaPolicy, which acts; use `test`" in end.message
     assert not list(tmp_path.iterdir())
+
+
+def test_no_command_is_said(refused) -> None:
+    said = "say what to do: one of fit, validate, test, predict; see --help"
+    assert refused() == (2, f"error: {said}")
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])

@@ -76,12 +76,15 @@ def test_test_alone(trained, tmp_path, capsys) -> None:
     assert [place.name for place in tmp_path.iterdir()] == ["runs"]
 
 
-def test_validate_alone(trained, tmp_path) -> None:
+def test_validate_alone(trained, tmp_path, capsys) -> None:
     train.main(["validate", "--ckpt_path", str(trained / "last.ckpt"), *QUIET])
     (path,) = tmp_path.rglob("metrics.csv")
     (row,) = csv.DictReader(path.read_text().splitlines())
-    want = expected(trained / "last.ckpt", data_of(trained / "last.ckpt"), "val")
-    assert float(row["val/mse"]) == pytest.approx(want.metric[-1].mean().item(), rel=1e-6)
+    want = expected(trained / "last.ckpt", data_of(trained / "last.ckpt"), "val").metric.mean(1)
+    assert float(row["val/mse"]) == pytest.approx(want[-1].item(), rel=1e-6)
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head == "mse over 5 val tasks, after each number of inner steps"
+    assert [float(line.split()[1]) for line in rows] == pytest.approx(want.tolist(), abs=6e-5)
 
 
 def test_predict_alone(trained, tmp_path) -> None:
@@ -383,6 +386,47 @@ def test_nothing_there_is_said(config, tmp_path, refused, command, name) -> None
     end = refused(command, f"--config={config}", f"--ckpt_path={name}")
     place = tmp_path / "runs" / "small"
     assert end == (2, f"error: `--ckpt_path {name}`: no checkpoint (*.ckpt) in {place}.")
+
+
+@pytest.fixture
+def plain(config, tmp_path) -> Path:
+    """`config` without a logger and callbacks: Lightning's ModelCheckpoint comes."""
+    path = tmp_path / "plain.yaml"
+    path.write_text(config.read_text().partition("  logger:")[0])
+    return path
+
+
+@pytest.mark.parametrize("flag", [[], ["--trainer.logger=false"]], ids=["none", "false"])
+def test_other_configs_runs_are_named_not_taken(copied_run, plain, tmp_path, refused, flag) -> None:
+    end = refused("test", f"--config={plain}", "--ckpt_path=last", *flag)
+    own = tmp_path / ("checkpoints" if flag else "runs/sinusoid")
+    assert end == (
+        2, f"error: `--ckpt_path last`: no checkpoint (*.ckpt) in {own}; runs of other configs, if "
+        "you mean one give its path: runs/small/version_0/checkpoints/last.ckpt.",
+    )  # fmt: skip
+
+
+@NEW_FOLDER
+def test_a_finished_run_goes_on_though_another_is_newer(trained, plain, tmp_path, capfd) -> None:
+    """Its last update is followed by a validation, and saved under another name as well."""
+    folder = tmp_path / "runs" / "sinusoid"
+    for steps, flags in {4: [], 6: ["--ckpt_path=last"]}.items():
+        train.main(["fit", f"--config={plain}", f"--trainer.max_steps={steps}", *flags])
+        shutil.copytree(trained, tmp_path / "runs" / "small" / f"version_{steps}" / "checkpoints")
+    said = "--ckpt_path last: runs/sinusoid/version_0/checkpoints/last.ckpt"
+    assert said in capfd.readouterr().err.splitlines()
+    train.main(["fit", f"--config={plain}", "--trainer.max_steps=6"])
+    went_on, straight = (
+        torch.load(folder / f"version_{n}/checkpoints/last.ckpt", weights_only=True) for n in (1, 2)
+    )
+    assert went_on["global_step"] == 6
+    torch.testing.assert_close(went_on["state_dict"], straight["state_dict"], rtol=0, atol=0)
+
+
+def test_fit_looks_for_runs_of_the_data_that_a_flag_names(plain, tmp_path, refused) -> None:
+    for command, name in {"fit": "glyphs", "test": "sinusoid"}.items():
+        end = refused(command, f"--config={plain}", "--data=Glyphs", "--ckpt_path=last")
+        assert end.message.endswith(f"no checkpoint (*.ckpt) in {tmp_path / 'runs' / name}.")
 
 
 def test_a_run_without_a_validation_has_no_best(tmp_path, config, refused) -> None:
