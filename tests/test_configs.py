@@ -100,6 +100,7 @@ EPISODIC |= {
     if "_5way_" in name and name.endswith(("matching", "prototypical", "siamese"))
 }
 EPISODIC |= {
+    "omniglot_5way_1shot_matching_euclidean_short": (1, 5, 2, 2_000, 0.001),
     "omniglot_5way_1shot_memory_module_short": (1, 5, 2, 2_000, 0.001),
     "omniglot_5way_1shot_statistician_short": (1, 5, 2, 4_000, 0.001),
 }
@@ -305,10 +306,19 @@ def test_other_systems_have_the_numbers_of_the_table(name) -> None:
         "dropout": 0.1 if ravi else 0.0,
     }
     if "matching" in name:
-        assert (method["distance"], method["context_steps"]) == ("cosine", 3 if ravi else 0)
+        distance = "euclidean" if "euclidean" in name else "cosine"
+        assert (method["distance"], method["context_steps"]) == (distance, 3 if ravi else 0)
 
 
-@pytest.mark.parametrize("name", [name for name in EPISODIC if name.endswith("_short")])
+SHORT_EPISODIC = [n for n in EPISODIC if n.endswith("_short") and "euclidean" not in n]
+
+
+def test_matching_nets_differ_in_their_distance() -> None:
+    name = "omniglot_5way_1shot_matching{}_short"
+    assert differing(name.format(""), name.format("_euclidean")) == {"model.model.distance"}
+
+
+@pytest.mark.parametrize("name", SHORT_EPISODIC)
 def test_short_runs_of_other_systems_differ_in_their_schedule(name) -> None:
     schedule = {"class_path", "T_max"}
     if name.removesuffix("_short").endswith(("matching", "prototypical", "siamese")):
