@@ -24,6 +24,7 @@ from tests.test_meta_learner import loader, trainer
 from tests.test_modules import WithUnused, regression
 
 ROOT = Path(__file__).parents[1]
+SLOW = pytest.mark.slow
 STEP_SIZES = (0.02, 0.05, 0.1, 0.2, 0.3)
 
 
@@ -57,14 +58,14 @@ def unused_parameter(folder: Path, processes: int) -> None:
 
 
 def train_and_test(folder: Path, processes: int) -> None:
-    """Four updates of twelve tasks each, then 601 test tasks."""
+    """Four updates of 24 tasks each, then 601 test tasks."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
     maml = MetaLearner(
         net, loss=F.mse_loss, inner_lr=0.05, learn_inner_lr="per_tensor", accumulate_batches=2
     )
     data = Sinusoid(
-        meta_batch_size=6 // processes, train_batches_per_epoch=8, val_tasks=7, test_tasks=601,
+        meta_batch_size=12 // processes, train_batches_per_epoch=8, val_tasks=7, test_tasks=601,
         eval_batch_size=50,
     )  # fmt: skip
     run = several(folder, processes, max_steps=4, log_every_n_steps=1)
@@ -157,7 +158,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, *(pytest.param(n, marks=SLOW) for n in (3, 4))])
 def test_processes_together_are_one_with_their_tasks(
     alone: Path, tmp_path: Path, processes: int
 ) -> None:
