@@ -53,7 +53,7 @@ def test_two_that_build_at_once_are_both_right(case, tmp_path, monkeypatch) -> N
     """Each begins before the other has ended, and sees no file before one is complete."""
     make, root = case
     expected = pixels(make(root, tmp_path / "alone"))
-    both, cache = threading.Barrier(2, timeout=30), tmp_path / "cache"
+    both, cache = threading.Barrier(2, timeout=10), tmp_path / "cache"
     original = FolderImages._read_into
 
     def together(self: FolderImages, images: Any) -> None:
