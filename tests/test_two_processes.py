@@ -89,7 +89,8 @@ def train_methods(folder: Path, processes: int) -> None:
     """Four updates of methods without an inner loop, one method after another; then seven tasks."""
     ends = {}
     for name in (*PLAIN, *STATEFUL):
-        method, run = small_learner(name), several(folder, processes, max_steps=4, logger=False)
+        method = small_learner(name)
+        run = several(folder, processes, max_steps=4, logger=False, default_root_dir=folder)
         torch.manual_seed(run.global_rank)
         run.fit(method, small_tasks(4 // processes))
         run.test(method, small_tasks(), verbose=False)
