@@ -4,8 +4,11 @@ import hashlib
 import http.client
 import json
 import os
+import tarfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +73,25 @@ def zenodo_files(record: str, base_url: str, timeout: float = TIMEOUT) -> dict[s
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{url} did not describe the record's files: {error!r}.") from error
+
+
+@contextmanager
+def unpacking_stays_within() -> Iterator[None]:
+    """Have whoever unpacks a tar archive here, such as torchvision, refuse what leads out of it.
+
+    Python's `zipfile` always does so, its `tarfile` by default from version 3.14 on.
+
+    Raises:
+        RuntimeError: if this Python cannot.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise RuntimeError("Unpacking needs Python 3.11.4 or newer; unpack the data by hand.")
+    before = tarfile.TarFile.__dict__["extraction_filter"]
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
 
 
 def _fetch_rest(remote: RemoteFile, part: Path, timeout: float) -> int | None:

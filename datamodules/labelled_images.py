@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from datamodules.download import unpacking_stays_within
 from datamodules.image_reading import ImageSpec, Pixels, to_pixels
 from datamodules.import_path import imported
 from datamodules.sampling import Integers
@@ -88,8 +90,11 @@ def make_part(path: str, root: Path, arguments: Mapping[str, Any], download: boo
             f"({error})."
         ) from error
     try:
-        return kind(**given, download=True) if download else kind(**given)
-    except (OSError, RuntimeError) as error:
+        if not download:
+            return kind(**given)
+        with unpacking_stays_within():
+            return kind(**given, download=True)
+    except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         hint = "" if download or "download" not in takes else " `download: true` fetches it."
         reason = str(error).partition("\n")[0]
         raise FileNotFoundError(

@@ -19,11 +19,13 @@ from torch import nn
 from datamodules import Sinusoid
 from lightning_maml import Episode, MetaLearner
 from lightning_maml.baselines import Pretrained
-from tests.run.test_resume import Dropping
+from tests.baselines.small_methods import PLAIN, STATEFUL, small_learner, small_tasks
+from tests.run.test_resume import Dropping, assert_same
 from tests.test_meta_learner import loader, trainer
 from tests.test_modules import WithUnused, regression
 
 ROOT = Path(__file__).parents[1]
+SLOW = pytest.mark.slow
 STEP_SIZES = (0.02, 0.05, 0.1, 0.2, 0.3)
 
 
@@ -57,14 +59,14 @@ def unused_parameter(folder: Path, processes: int) -> None:
 
 
 def train_and_test(folder: Path, processes: int) -> None:
-    """Four updates of twelve tasks each, then 601 test tasks."""
+    """Four updates of 24 tasks each, then 601 test tasks."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
     maml = MetaLearner(
         net, loss=F.mse_loss, inner_lr=0.05, learn_inner_lr="per_tensor", accumulate_batches=2
     )
     data = Sinusoid(
-        meta_batch_size=6 // processes, train_batches_per_epoch=8, val_tasks=7, test_tasks=601,
+        meta_batch_size=12 // processes, train_batches_per_epoch=8, val_tasks=7, test_tasks=601,
         eval_batch_size=50,
     )  # fmt: skip
     run = several(folder, processes, max_steps=4, log_every_n_steps=1)
@@ -81,6 +83,19 @@ def tune_and_test(folder: Path, processes: int) -> None:
     model = Pretrained(net, loss=F.mse_loss, eval_inner_steps=2, fine_tuning_lrs=STEP_SIZES)
     data = Sinusoid(val_tasks=7, test_tasks=31, eval_batch_size=2)
     several(folder, processes).test(model, data, verbose=False)
+
+
+def train_methods(folder: Path, processes: int) -> None:
+    """Four updates of methods without an inner loop, one method after another; then seven tasks."""
+    ends = {}
+    for name in (*PLAIN, *STATEFUL):
+        method = small_learner(name)
+        run = several(folder, processes, max_steps=4, logger=False, default_root_dir=folder)
+        torch.manual_seed(run.global_rank)
+        run.fit(method, small_tasks(4 // processes))
+        run.test(method, small_tasks(), verbose=False)
+        ends[name] = (method.state_dict(), float(method.curve.collected()[0].loss.mean()))
+    torch.save(ends, folder / f"ends_{run.global_rank}.pt")
 
 
 def dropping_run(folder: Path, processes: int, *callbacks: Callback, **settings: Any) -> None:
@@ -157,7 +172,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, *(pytest.param(n, marks=SLOW) for n in (3, 4))])
 def test_processes_together_are_one_with_their_tasks(
     alone: Path, tmp_path: Path, processes: int
 ) -> None:
@@ -201,6 +216,26 @@ def test_processes_tune_the_step_size_as_one(tmp_path: Path) -> None:
     assert result["mean"] == pytest.approx(expected["mean"], rel=1e-9)
     val_means = expected["tuning"]["val_means"]
     assert result["tuning"]["val_means"] == pytest.approx(val_means, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_processes_train_a_method_as_one(tmp_path: Path) -> None:
+    """Where neither batch norm nor random numbers tie a task to its process.
+
+    Elsewhere weights and running statistics are those of the other process, at least.
+    """
+    done = start(train_methods, tmp_path, 2)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"ends_{rank}.pt") for rank in range(2))
+    train_methods(tmp_path, 1)
+    one = torch.load(tmp_path / "ends_0.pt")
+    for name, (weights, loss) in first.items():
+        assert_same(dict(weights), dict(second[name][0]), name)
+        assert loss == second[name][1]
+        if name in PLAIN:
+            assert loss == pytest.approx(one[name][1], rel=1e-6)
+            for key, tensor in one[name][0].items():
+                torch.testing.assert_close(weights[key], tensor, rtol=1e-6, atol=1e-6)
 
 
 def test_processes_stop_together_and_go_on(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from typing import Literal
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import nn
 
 from lightning_maml import Episode
@@ -20,6 +23,7 @@ from lightning_maml.baselines import (
 from tests.baselines import test_meta_lstm, test_neural_statistician
 from tests.baselines.test_memory_methods import small_mann, small_memory
 from tests.baselines.test_metric_methods import FEATURES, METHODS
+from tests.test_meta_learner import loader, trainer
 
 
 def meta_lstm() -> MetaLSTM:
@@ -90,6 +94,25 @@ def test_tasks_and_queries_are_apart(case) -> None:
         torch.testing.assert_close(learner.outputs(one)[0, 0], whole[t])
         alone = one._replace(query_x=one.query_x[:, 4:5], query_y=one.query_y[:, 4:5])
         torch.testing.assert_close(learner.outputs(alone)[0, 0, 0], whole[t, 4])
+
+
+class Seed(Callback):
+    def on_train_batch_start(self, *_: object) -> None:
+        torch.manual_seed(5)
+
+
+def test_a_training_step_descends_the_methods_own_loss(case, tmp_path) -> None:
+    """In training mode; SGD of rate 0.1."""
+    (learner, shape), sgd = case, partial(torch.optim.SGD, lr=0.1)
+    alone, episode = deepcopy(learner.model), noise(2, shape)
+    run = trainer(tmp_path, precision="64-true", callbacks=[Seed()])
+    torch.manual_seed(5)
+    with run.precision_plugin.forward_context():  # 64 bits of each random number, too
+        alone.train().training_loss(episode).backward()
+    run.fit(EpisodicLearner(learner.model, optimizer=sgd), loader(episode))
+    for found, parameter in zip(learner.model.parameters(), alone.parameters(), strict=True):
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(found.detach(), parameter.detach() - 0.1 * gradient)
 
 
 def solve(model: nn.Module, *shape: int, scale: float = 1.0) -> None:

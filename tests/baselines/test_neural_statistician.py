@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as kl_of_torch
 
@@ -78,6 +79,32 @@ def test_bound_is_that_of_its_parts(monkeypatch) -> None:
             p = model.decoder(model.mix(z[None, :3], mean[None])).sigmoid()[0]
             total += torch.where(one[k] > 0, p, 1 - p).log().sum()
     torch.testing.assert_close(model.bound(binary), total / 6, rtol=1e-4, atol=1e-3)
+
+
+def test_classes_by_divergence_in_loops() -> None:
+    """Softmax over classes of -KL(q(c | support set of the class) || q(c | query)).
+
+    Here c follows twelve pixels: untrained networks make contexts so alike that either order fits.
+    """
+    model, episode = method(), images(2, 2)
+
+    def parameters(of_sets: torch.Tensor) -> torch.Tensor:  # [..., K, 784] -> [..., 12]
+        return 4 * of_sets.mean(dim=-2)[..., ::66]
+
+    model.encoder = nn.Flatten()
+    model.context = lambda features: Gaussian.of(parameters(features))  # type: ignore[method-assign]
+    found = model(*episode[:3])
+
+    def q(images_of_set: torch.Tensor) -> Normal:
+        both = parameters(images_of_set.flatten(1))
+        return Normal(both[:6], (both[6:] / 2).exp())
+
+    for t in range(2):
+        of_classes = [q(episode.support_x[t, episode.support_y[t] == n]) for n in range(3)]
+        for i, image in enumerate(episode.query_x[t]):
+            of_query = q(image)
+            scores = torch.stack([-kl_of_torch(one, of_query).sum() for one in of_classes])
+            torch.testing.assert_close(found[t, i], scores.log_softmax(dim=0), rtol=1e-4, atol=1e-5)
 
 
 def test_the_bound_rises_and_classes_are_told_apart() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from datamodules.image_cache import ClassImages
 
 MINI_ZIPS = [f"mini-imagenet-84-{name}.zip" for name in ("train-a", "train-b", "val", "test")]
+ALPHABETS = {"images_background": ("Greek", "Korean"), "images_evaluation": ("Tibetan",)}
 TWICE = {  # the pictures that mini-ImageNet holds in train and in val
     "n0388860500000646",
     "n0388860500000663",
@@ -80,3 +81,21 @@ def write_classes() -> Callable[..., None]:
                 Image.fromarray(pixels).save(folder / name / f"{name}_{i:02}.png")
 
     return write
+
+
+@pytest.fixture
+def make_omniglot() -> Callable[[Path], None]:
+    """Twelve characters of four drawings each, ink (0) on paper (255)."""
+
+    def make(folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        for part, alphabets in ALPHABETS.items():
+            for alphabet in alphabets:
+                for character in range(1, 5):
+                    place = folder / part / alphabet / f"character{character:02}"
+                    place.mkdir(parents=True)
+                    for i in range(4):
+                        ink = rng.random((105, 105)) < 0.1
+                        Image.fromarray(~ink).save(place / f"{character:04}_{i:02}.png")
+
+    return make

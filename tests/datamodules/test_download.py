@@ -1,8 +1,11 @@
 """Downloads from a local server: whole, resumed, broken off, and not what was promised."""
 
 import hashlib
+import io
 import json
+import stat
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torchvision
 
+from datamodules import Omniglot
 from datamodules.download import RemoteFile, fetch, zenodo_files
 
 CONTENT = bytes(range(256)) * 20_000
@@ -191,3 +196,38 @@ def test_the_three_mini_imagenet_pickles(
     incomplete = mini_record({PICKLES[0]: b"x"})
     with pytest.raises(ValueError, match=f"has no file {PICKLES[1]}"):
         download_pickles(tmp_path / "other", incomplete.url)
+
+
+def zip_that_leads_out(part: str, outside: Path) -> bytes:
+    """An image, and what would be written to `outside` and above by an unzip that allows it."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(f"{part}/alphabet/character/0.png", "x")
+        archive.writestr("../../out", "x")
+        archive.writestr(f"{outside}/out", "x")
+        link = zipfile.ZipInfo("link")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, str(outside / "out"))
+    return content.getvalue()
+
+
+def test_omniglot_of_another_checksum_is_not_unpacked_and_nothing_leads_out(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, parts = tmp_path / "root", ("images_background", "images_evaluation")
+    zips = {part: zip_that_leads_out(part, tmp_path) for part in parts}
+    md5s = {part: hashlib.md5(content).hexdigest() for part, content in zips.items()}
+    monkeypatch.setattr(torchvision.datasets.Omniglot, "zips_md5", md5s)
+    monkeypatch.setattr(torchvision.datasets.Omniglot, "download_url_prefix", server.url)
+    server.files |= {f"/{part}.zip": content + b"x" for part, content in zips.items()}
+    for _ in range(2):  # what came is not taken for the data the second time either
+        with pytest.raises(FileNotFoundError, match=r"The download failed: .*corrupted"):
+            Omniglot(root=str(root), download=True).prepare_data()
+        assert {path.name for path in root.rglob("*")} == {"omniglot-py", f"{parts[0]}.zip"}
+    server.files |= {f"/{part}.zip": content for part, content in zips.items()}
+    with pytest.raises(ValueError, match="in both of"):  # unpacked, and looked through
+        Omniglot(root=str(root), download=True).prepare_data()
+    folder = root / "omniglot-py"
+    assert not (folder / "link").is_symlink()
+    assert {path.name for path in folder.iterdir()} >= {"link", "out", *parts}
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]

@@ -8,31 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
 
 from datamodules import Omniglot
 from datamodules.omniglot import split_characters
 
-ALPHABETS = {"images_background": ("Greek", "Korean"), "images_evaluation": ("Tibetan",)}
 SMALL = (7, 3, 2)
-
-
-@pytest.fixture
-def make_omniglot() -> Callable[[Path], None]:
-    """Twelve characters of four drawings each, ink (0) on paper (255)."""
-
-    def make(folder: Path) -> None:
-        rng = np.random.default_rng(0)
-        for part, alphabets in ALPHABETS.items():
-            for alphabet in alphabets:
-                for character in range(1, 5):
-                    place = folder / part / alphabet / f"character{character:02}"
-                    place.mkdir(parents=True)
-                    for i in range(4):
-                        ink = rng.random((105, 105)) < 0.1
-                        Image.fromarray(~ink).save(place / f"{character:04}_{i:02}.png")
-
-    return make
 
 
 def make_small(root: Path, **settings: object) -> Omniglot:

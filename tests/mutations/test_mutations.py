@@ -8,7 +8,9 @@ import pytest
 from tests.mutations.run import ROOT, applies, main, mutations
 
 MUTATIONS = mutations()
-AREAS = ("meta_gradient", "sampling", "checkpoint", "confidence", "episode_loader", "rl/")
+AREAS = (
+    "meta_gradient", "sampling", "checkpoint", "confidence", "episode_loader", "rl/", "baselines/",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)

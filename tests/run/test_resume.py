@@ -77,13 +77,13 @@ class Dropping(torch.nn.Module):
 
 
 class EndBy(Callback):
-    """Sends this process a signal at batch `batch` of the run, counted from 1.
+    """Sends process `rank` of the run a signal at batch `batch` of the run, counted from 1.
 
     Of a negative number: twice, in that validation of the run.
     """
 
-    def __init__(self, number: int = 0, batch: int = 0) -> None:
-        self.number, self.batch = number, batch
+    def __init__(self, number: int = 0, batch: int = 0, rank: int = 0) -> None:
+        self.number, self.batch, self.rank = number, batch, rank
         self.seen = self.validations = 0
 
     def on_train_batch_start(
@@ -91,7 +91,7 @@ class EndBy(Callback):
     ) -> None:
         """Count, and send it."""
         self.seen += 1
-        if self.seen == self.batch:
+        if self.seen == self.batch and trainer.global_rank == self.rank:
             os.kill(os.getpid(), self.number)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

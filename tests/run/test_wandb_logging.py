@@ -277,6 +277,43 @@ def test_an_id_that_was_set_is_kept(tmp_path, monkeypatch) -> None:
     assert logger.version is None  # W&B reads it itself
 
 
+@pytest.mark.slow
+def test_no_key_is_written_anywhere(with_wandb, tmp_path) -> None:
+    """Neither that of the environment nor one of a .netrc, by a fit and the test of what it left.
+
+    W&B's own logs are in the home folder, which is looked through as well.
+    """
+    keys = {"environment": "5ec7e1" + "0b" * 17, "netrc": "ca5cade" + "1d3" * 11}
+    assert {len(key) for key in keys.values()} == {40}
+    (tmp_path / ".netrc").write_text(
+        f"machine api.wandb.ai\n  login user\n  password {keys['netrc']}\n"
+    )
+    (tmp_path / ".netrc").chmod(0o600)
+    here = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    config = "--config=small.yaml"
+    both = f"import train; train.main(['fit', '{config}']); "
+    both += f"train.main(['test', '{config}', '--ckpt_path=last'])"
+    done = subprocess.run(
+        [sys.executable, "-c", both],
+        env={
+            **os.environ, **here, "WANDB_MODE": "offline", "WANDB_API_KEY": keys["environment"],
+            "PYTHONPATH": str(ROOT),
+        },
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("runs/wandb/offline-run-*"))) == 2
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    netrc = files.pop(tmp_path / ".netrc")
+    assert keys["netrc"].encode() in netrc
+    kinds = {path.suffix for path in files}
+    assert kinds >= {".ckpt", ".wandb", ".json", ".csv", ".yaml", ".log"}
+    for where, key in keys.items():
+        bad = [path for path, content in files.items() if key.encode() in content]
+        assert not bad, where
+        assert key not in done.stdout + done.stderr, where
+
+
 def test_a_file_that_breaks_off_is_read_up_to_there(tmp_path) -> None:
     with wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True)) as run:
         for step in range(2000):  # several blocks of 32 KiB
