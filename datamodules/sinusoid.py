@@ -13,6 +13,7 @@ from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
 from datamodules.sampling import SPLITS, Floats, uniforms
 from datamodules.settings import Batches, check_at_least
+from lightning_maml.argument_types import check_types
 from lightning_maml.episode import Episode
 
 Range = tuple[float, float]
@@ -112,6 +113,7 @@ class Sinusoid(EpisodicDataModule):
         num_workers: int = 0,
         task_in_input: bool = False,
     ) -> None:
+        check_types(Sinusoid.__init__, locals())
         super().__init__(
             Batches(
                 meta_batch_size=meta_batch_size,

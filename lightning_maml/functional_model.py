@@ -50,7 +50,8 @@ def module_tensors(
     trainable whatever `requires_grad` says. Buffers that tasks make anew are matched likewise.
 
     Raises:
-        ValueError: if a pattern matches no trainable parameter; the message lists them.
+        ValueError: if a pattern matches no trainable parameter, the message lists them; or if there
+            are none.
     """
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -67,6 +68,8 @@ def module_tensors(
         }
         for pattern in adapts
     }
+    if not known:
+        raise ValueError(f"`model` must have trainable parameters, got {type(model).__name__}.")
     for pattern, names in matched.items():
         if not names:
             raise ValueError(
