@@ -41,11 +41,11 @@ def lowest(requirement: str) -> str:
     """The same of its lower bound alone.
 
     >>> lowest("jsonargparse[signatures]>=4.52,<5")
-    'jsonargparse[signatures]==4.52.*'
+    'jsonargparse[signatures]==4.52'
     """
     found = re.match(r"([\w\[\]-]+)>=([\d.]+)", requirement)
     assert found is not None, f"{requirement} has no lower bound"
-    return f"{found[1]}=={found[2]}.*"
+    return f"{found[1]}=={found[2]}"
 
 
 def main(args: list[str] | None = None) -> int:
