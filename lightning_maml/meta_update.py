@@ -14,8 +14,8 @@ OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 
 
-LARGEST = torch.finfo(torch.float32).max
-"""What torch clips by must fit 32 bits."""
+LARGEST = 1e30
+"""Torch steps and clips by numbers of 32 bits, which must have room for a factor."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,11 @@ class MetaUpdate:
             raise ValueError(f"`meta_lr` must be a finite number >= 0, got {self.meta_lr}.")
         clips = {"clip_meta_grad_value": self.clip_value, "clip_meta_grad_norm": self.clip_norm}
         for name, value in clips.items():
-            if value is not None and not 0 < value <= LARGEST:
+            if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"`{name}` must be a finite number > 0 or None, got {value}.")
+        for name, value in {"meta_lr": self.meta_lr, **clips}.items():
+            if value is not None and value > LARGEST:
+                raise ValueError(f"`{name}` must be at most {LARGEST:g}, got {value}.")
         if self.meta_lr is not None and self.optimizer is not None:
             raise ValueError(
                 "`meta_lr` belongs to the default optimizer and must be None beside `optimizer`, "

@@ -20,6 +20,7 @@ from tests.search.values import is_large, settings
 EXAMPLES = 300  # for each target
 SECONDS = 20  # that one may take at most
 COSTLY = ("num_workers", "compile")  # right values start processes and compilers
+INPUTS = ("model", "support_x", "support_y", "prediction", "augment.")
 NOT_CLASSES = {"with_episode_statistics"}
 WITHOUT_SETTINGS = {models.EpisodeBatchNorm}  # a layer, with torch's arguments
 EACH = pytest.mark.parametrize(
@@ -66,10 +67,9 @@ def tried(target: Target, drawn: dict[str, Any]) -> str | None:
 
 
 def is_clear(said: str, target: Target, drawn: dict[str, Any]) -> bool:
-    """Is it one line that names a setting, an input, or the file that was given?"""
-    names = [f"`{name}" for name in (*target.hints, "support_x", "augment.")]
-    files = [value for value in drawn.values() if isinstance(value, str) and value]
-    return "\n" not in said and any(name in said for name in [*names, *files])
+    """Is it one line that names a setting, an input, or a folder?"""
+    names = [f"`{name}" for name in (*target.hints, *INPUTS)]
+    return "\n" not in said and any(name in said for name in [*names, "class folder"])
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ FLOATS = st.floats(-3, 3) | st.sampled_from(
     [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e300, -1e300, 1e-300, 0.5, 1.0]
 )
 WORDS = st.sampled_from(
-    ["", "x", "3", "0.1", "auto", "none", "*", "layers.*", "[", "no/such", "no.such.thing", "ä\n",
+    ["", "x", "3", "0.1", "auto", "none", "*", "layers.*", "[", "no/such", "no.such.thing", "ä",
      "torch.nn.functional.mse_loss", "torch.nn.Linear", "os.path", "mse", "accuracy"]
 )  # fmt: skip
 SCALARS = st.none() | st.booleans() | INTEGERS | FLOATS | WORDS
