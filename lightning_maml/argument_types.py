@@ -111,6 +111,6 @@ def _words(hint: Any) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 2**64:
-        return "one of more than 64 bits"
+        return f"{value}, of more than 64 bits"
     text = repr(value)
     return type(value).__name__ if len(text) > SHOWN or "\n" in text else text
