@@ -137,8 +137,7 @@ class MetaPolicy(LightningModule):
         check_trpo(max_kl, cg_iterations, damping)
         self._new_trpo = partial(Trpo, max_kl=max_kl, cg_iterations=cg_iterations, damping=damping)
         self.engine = PolicyEngine(policy, tuple(adapts), tasks_at_once, compile, curvature)
-        self.curve, self.broken = TaskCurve(), SumMetric()
-        self._rate = TaskRate()
+        self.curve, self.broken, self._rate = TaskCurve(), SumMetric(), TaskRate()
         self.watched: dict[str, float] = {}
 
     # -- what other code calls ------------------------------------------------------------------
