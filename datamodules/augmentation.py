@@ -96,6 +96,8 @@ def augmentation_from(settings: Mapping[str, Any] | None) -> Augmentation | None
     """
     if settings is None:
         return None
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"`augment` must be settings by name or None, got {settings!r}.")
     known = [field.name for field in fields(Augmentation)]
     if unknown := set(settings) - set(known):
         raise ValueError(

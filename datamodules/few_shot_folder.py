@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from datamodules.class_folders import IMAGE_ENDINGS, FolderImages, list_classes, none_at
 from datamodules.episodic import dtype_of_model, image_as_float
 from datamodules.trained_images import spec_of_training
+from lightning_maml.argument_types import check_types
 from lightning_maml.episode import Question
 
 
@@ -48,6 +49,7 @@ class FewShotFolder(LightningDataModule):
         invert: bool | None = None,
         trained_on: dict[str, Any] | None = None,
     ) -> None:
+        check_types(FewShotFolder.__init__, locals())
         super().__init__()
         self.support, self.query = Path(support).expanduser(), Path(query).expanduser()
         self.statistics = statistics

@@ -9,6 +9,7 @@ from datamodules.image_cache import ClassImages, images_in_memory
 from datamodules.image_episodes import image_tasks
 from datamodules.sampling import SPLITS, check_seed
 from datamodules.settings import Batches, Count, Shots, check_at_least, check_split_sizes
+from lightning_maml.argument_types import check_types
 
 
 @final
@@ -63,6 +64,7 @@ class Glyphs(EpisodicDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
+        check_types(Glyphs.__init__, locals())
         super().__init__(
             Batches(
                 meta_batch_size=meta_batch_size,

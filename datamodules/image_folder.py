@@ -21,6 +21,7 @@ from datamodules.image_episodes import check_enough, image_tasks
 from datamodules.image_reading import ImageSpec
 from datamodules.settings import Batches, Count, Shots, check_at_least
 from datamodules.split_checks import check_disjoint_images, check_disjoint_names
+from lightning_maml.argument_types import check_types
 
 SMALLEST = 3  # so many of the smallest classes are named in the summary
 
@@ -91,6 +92,7 @@ class ImageFolder(EpisodicDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
+        check_types(ImageFolder.__init__, locals())
         super().__init__(
             Batches(
                 meta_batch_size=meta_batch_size,

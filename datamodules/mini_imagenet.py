@@ -15,6 +15,7 @@ from datamodules.image_episodes import image_tasks
 from datamodules.mini_layouts import PLACES, find_layout
 from datamodules.settings import Batches, Count, Shots, check_at_least
 from datamodules.split_checks import check_disjoint_images, check_disjoint_names
+from lightning_maml.argument_types import check_types
 
 ZENODO = "https://zenodo.org"
 ZENODO_RECORD = "7978538"
@@ -77,6 +78,7 @@ class MiniImagenet(EpisodicDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
+        check_types(MiniImagenet.__init__, locals())
         super().__init__(
             Batches(
                 meta_batch_size=meta_batch_size,

@@ -11,6 +11,7 @@ from datamodules.image_cache import ClassImages, cache_folder, cached_images
 from datamodules.image_episodes import image_tasks
 from datamodules.image_reading import ImageSpec
 from datamodules.settings import Batches, Count, Shots, check_split_sizes
+from lightning_maml.argument_types import check_types
 
 SPEC = ImageSpec(size=28, channels=1, invert=True)
 ROTATIONS = 4
@@ -74,6 +75,7 @@ class Omniglot(EpisodicDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
+        check_types(Omniglot.__init__, locals())
         super().__init__(
             Batches(
                 meta_batch_size=meta_batch_size,

@@ -11,6 +11,7 @@ from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
 from datamodules.sampling import SPLITS, Floats, uniforms
 from datamodules.settings import Batches
+from lightning_maml.argument_types import check_types
 from lightning_maml.episode import TaskBatch
 
 
@@ -73,6 +74,7 @@ class RLTasks(EpisodicDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
+        check_types(RLTasks.__init__, locals())
         super().__init__(
             Batches(
                 meta_batch_size=meta_batch_size,

@@ -14,6 +14,7 @@ from datamodules.episodic import EpisodicDataModule
 from datamodules.sampling import SPLITS, Floats, uniforms
 from datamodules.settings import LEAST, Batches, Count, Shots, Sizes
 from datamodules.varying_sizes import VaryingTasks
+from lightning_maml.argument_types import check_types
 from lightning_maml.episode import Episode
 
 Range = tuple[float, float]
@@ -122,6 +123,7 @@ class Sinusoid(EpisodicDataModule):
         task_in_input: bool = False,
         eval_k_shot: int | None = None,
     ) -> None:
+        check_types(Sinusoid.__init__, locals())
         super().__init__(
             Batches(
                 meta_batch_size=meta_batch_size,

@@ -20,6 +20,7 @@ from datamodules.task_drawing import (
     TasksShuffled,
 )
 from datamodules.varying_sizes import VaryingTasks
+from lightning_maml.argument_types import check_types
 
 
 @final
@@ -81,6 +82,7 @@ class TensorTasks(EpisodicDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
+        check_types(TensorTasks.__init__, locals())
         wanted = {"val": val_tasks, "test": test_tasks}
         super().__init__(
             Batches(

@@ -14,6 +14,7 @@ from datamodules.image_reading import ImageSpec
 from datamodules.labelled_images import LabelledImages, classes_of, make_part, origin_of
 from datamodules.settings import Batches, Count, Shots, check_at_least
 from datamodules.split_checks import check_disjoint_images
+from lightning_maml.argument_types import check_types
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class TorchvisionClasses(EpisodicDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
+        check_types(TorchvisionClasses.__init__, locals())
         loading = (val_tasks, test_tasks, seed, num_workers)
         super().__init__(
             Batches(meta_batch_size, eval_batch_size, train_batches_per_epoch, *loading), augment

@@ -5,6 +5,7 @@ from typing import Any
 
 from datamodules import glyph_drawing, mini_layouts, omniglot
 from datamodules.image_reading import ImageSpec
+from datamodules.settings import check_at_least
 
 # Settings that the datamodules of these names do not have, as they are always the same. Generated
 # characters are no files: whether yours are to be inverted is yours to say.
@@ -51,6 +52,8 @@ def spec_of_training(
             "whose tasks have none; without `--data` it predicts for test tasks of its own."
         )
     known = {**(trained_on.get("init_args") or {}), **fixed}
+    if image_size is not None:
+        check_at_least("image_size", image_size, 1)
     settings: dict[str, Any] = {}
     given = {"image_size": image_size, "channels": channels, "invert": invert}
     for key, value in given.items():

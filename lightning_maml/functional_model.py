@@ -50,8 +50,8 @@ def module_tensors(
     trainable whatever `requires_grad` says. Buffers that tasks make anew are matched likewise.
 
     Raises:
-        ValueError: if a pattern matches no trainable parameter; the message lists them. Or if a
-            part of the model, not the whole, makes tensors of each task.
+        ValueError: if a pattern matches no trainable parameter, the message lists them; if there
+            are no patterns; or if a part of the model, not the whole, makes tensors of each task.
     """
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -69,6 +69,8 @@ def module_tensors(
         }
         for pattern in adapts
     }
+    if not known:
+        raise ValueError(f"`model` must have trainable parameters, got {type(model).__name__}.")
     for pattern, names in matched.items():
         if not names:
             raise ValueError(

@@ -4,7 +4,7 @@ Knows parameters and a loss. Knows nothing of modules, Lightning or devices.
 See meta_gradient.py for what differentiates through it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -56,12 +56,15 @@ class InnerLoop:
     step_sizes: StepSizes
     first_order: bool = False
     rule: InnerRule = field(default=SGD)
-    step_weights: tuple[float, ...] | None = None
+    step_weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise ValueError(f"`inner_steps` must be >= 0, got {self.steps}.")
-        if self.step_weights is not None and len(self.step_weights) != self.steps:
+        if self.step_weights is None:
+            return
+        object.__setattr__(self, "step_weights", tuple(self.step_weights))  # a key of programs
+        if len(self.step_weights) != self.steps:
             raise ValueError(
                 f"`step_weights` must have one weight for each of the {self.steps} inner steps, "
                 f"got {len(self.step_weights)}."

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_maml.argument_types import check_types
+
 Params = dict[str, Tensor]
 State = tuple[Params, ...]
 StepSize = Callable[[str], Tensor | float]
+LONGEST = 1e19  # its square fits 32 bits
 
 
 def _wide(value: Tensor) -> Tensor:
@@ -83,6 +86,7 @@ class Momentum(InnerRule):
     linear = True
 
     def __post_init__(self) -> None:
+        check_types(type(self), vars(self))
         _check_share("momentum", self.momentum)
 
     def init(self, theta: Params) -> State:
@@ -113,6 +117,7 @@ class Adam(InnerRule):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
+        check_types(type(self), vars(self))
         _check_share("beta1", self.beta1)
         _check_share("beta2", self.beta2)
         if not self.eps > 0:
@@ -155,15 +160,17 @@ class Clipped(_Around):
     """`rule` with a task's gradient, over all that is adapted, scaled to this norm if it is longer.
 
     Raises:
-        ValueError: unless `norm` > 0.
+        ValueError: unless 0 < `norm` < `LONGEST`, for other rules than there are.
     """
 
     norm: float
     rule: str | InnerRule = "sgd"
 
     def __post_init__(self) -> None:
-        if not self.norm > 0:
-            raise ValueError(f"`norm` must be > 0, got {self.norm}.")
+        check_types(type(self), vars(self))
+        if not 0 < self.norm < LONGEST:
+            raise ValueError(f"`norm` must be > 0 and < {LONGEST:g}, got {self.norm}.")
+        rule_by_name(self.rule, "rule")
 
     def init(self, theta: Params) -> State:
         """That of `rule`."""
@@ -194,8 +201,10 @@ class HeldBack(_Around):
     rule: str | InnerRule = "sgd"
 
     def __post_init__(self) -> None:
+        check_types(type(self), vars(self))
         if not self.strength >= 0:
             raise ValueError(f"`strength` must be >= 0, got {self.strength}.")
+        rule_by_name(self.rule, "rule")
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
@@ -219,7 +228,7 @@ class HeldBack(_Around):
 RULES: dict[str, InnerRule] = {"sgd": SGD, "momentum": Momentum(), "adam": Adam()}
 
 
-def rule_by_name(rule: str | InnerRule) -> InnerRule:
+def rule_by_name(rule: str | InnerRule, argument: str = "inner_rule") -> InnerRule:
     """The inner rule of that name, with its default settings; a rule as it is.
 
     Raises:
@@ -229,7 +238,7 @@ def rule_by_name(rule: str | InnerRule) -> InnerRule:
         return rule
     if rule not in RULES:
         raise ValueError(
-            f"`inner_rule` must be one of {list(RULES)} or an `InnerRule`, got {rule!r}. (A "
+            f"`{argument}` must be one of {list(RULES)} or an `InnerRule`, got {rule!r}. (A "
             "checkpoint does not hold a rule that was an object: give it again.)"
         )
     return RULES[rule]

@@ -6,6 +6,7 @@ whatever the loss is, so the reduction is part of its name here, never implicit.
 """
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable
 
@@ -75,7 +76,7 @@ def by_name(value: str | Loss | None, table: dict[str, Loss], argument: str) -> 
     Raises:
         ValueError: naming `argument`, for anything else.
     """
-    if callable(value):
+    if callable(value) and _takes_two(value):
         return value
     if isinstance(value, str) and value in table:
         return table[value]
@@ -84,12 +85,27 @@ def by_name(value: str | Loss | None, table: dict[str, Loss], argument: str) -> 
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, TypeError):
         found = None
-    if not callable(found):
+    if not callable(found) or not _takes_two(found):
         raise ValueError(
             f"`{argument}` must be one of {list(table)}, the import path of a function, or a "
             f"function of (output, target), got {value!r}."
         )
     return found
+
+
+def _takes_two(function: Callable[..., object]) -> bool:
+    """Whether it can be called with an output and a target, as far as can be told."""
+    if inspect.isclass(function):
+        return False
+    try:
+        signature = inspect.signature(getattr(function, "forward", function))
+    except ValueError:
+        return True  # of a builtin it may not be known
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 def as_import_path(value: str | Loss | None) -> str | Loss | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_maml.adapted import Adapted, Labels, Statistics, answer, fast_adapt
+from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.engine import Engine
 from lightning_maml.episode import Episode, Question, check_episode
 from lightning_maml.fingerprint import task_digests
@@ -121,21 +122,20 @@ class MetaLearner(LightningModule):
         compile: bool | Literal["auto"] = False,
         eval_inner_lr: Schedule | None = None,
     ) -> None:
+        check_types(MetaLearner.__init__, locals())
         super().__init__()
         loss, metric, inner_lr = as_import_path(loss), as_import_path(metric), as_floats(inner_lr)
-        eval_inner_lr = None if eval_inner_lr is None else as_floats(eval_inner_lr)
+        eval_inner_lr = as_floats(eval_inner_lr)
         rule, inner_rule = rule_by_name(inner_rule), str(inner_rule)  # plain: see rule_by_name
         self.save_hyperparameters(ignore=not_plain(locals()))
         self.automatic_optimization = False
         self.model = self._with_batch_norm(model)
         self.loss = by_name(loss, LOSSES, "loss")
         self.metric_name, self.metric = metric_for(self.loss, metric)
-        weights = None if step_weights is None else tuple(step_weights)
         sizes = StepSizes(inner_lr, learn_inner_lr)
-        self.inner_loop = InnerLoop(inner_steps, sizes, first_order, rule, weights)
+        self.inner_loop = InnerLoop(inner_steps, sizes, first_order, rule, step_weights)
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
-        if self.eval_inner_steps < 0:
-            raise ValueError(f"`eval_inner_steps` must be >= 0, got {eval_inner_steps}.")
+        check_counts(eval_inner_steps=(eval_inner_steps, 0))
         self.eval_step_sizes = evaluation_sizes(eval_inner_lr, learn_inner_lr)
         self.engine = Engine(self.model, self.loss, adapts, tasks_at_once, derivation, compile)
         initial = sizes.initial(self.engine.tensors().stepped, inner_steps)

@@ -14,6 +14,10 @@ OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 
 
+LARGEST = 1e30
+"""Torch steps and clips by numbers of 32 bits, which must have room for a factor."""
+
+
 @dataclass(frozen=True)
 class MetaUpdate:
     """The settings of the meta-update; for the attributes see `MetaLearner`.
@@ -36,6 +40,9 @@ class MetaUpdate:
         for name, value in clips.items():
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"`{name}` must be a finite number > 0 or None, got {value}.")
+        for name, value in {"meta_lr": self.meta_lr, **clips}.items():
+            if value is not None and value > LARGEST:
+                raise ValueError(f"`{name}` must be at most {LARGEST:g}, got {value}.")
         if self.meta_lr is not None and self.optimizer is not None:
             raise ValueError(
                 "`meta_lr` belongs to the default optimizer and must be None beside `optimizer`, "
@@ -49,11 +56,13 @@ class MetaUpdate:
     def configure(self, parameters: Sequence[nn.Parameter]) -> Any:
         """The optimizer, Adam by default as in the authors' code, and its scheduler if any."""
         if self.optimizer is not None:
-            optimizer = self.optimizer(parameters)
+            optimizer = _made("optimizer", self.optimizer, parameters, Optimizer)
         else:
             lr = 1e-3 if self.meta_lr is None else self.meta_lr
             optimizer = torch.optim.Adam(parameters, lr=lr)
-        return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
+        if self.scheduler is None:
+            return optimizer
+        return [optimizer], [_made("scheduler", self.scheduler, optimizer, LRScheduler)]
 
     def clip(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """Clip `.grad` in place, by value and then by norm; returns the norm before."""
@@ -63,6 +72,20 @@ class MetaUpdate:
         if self.clip_norm is not None:
             clip_grad_norm_(parameters, self.clip_norm)
         return norm
+
+
+def _made(name: str, make: Callable[[Any], Any], given: Any, kind: type) -> Any:
+    """What the setting of that name makes of what it is given."""
+    try:
+        made = make(given)
+    except (TypeError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"`{name}` must be a function that makes one, got {make!r}: {reason}"
+        ) from error
+    if not isinstance(made, kind):
+        raise ValueError(f"`{name}` must make `{kind.__name__}`s, got {type(made).__name__}.")
+    return made
 
 
 def gathered(module: nn.Module, batches: int) -> dict[str, Any]:

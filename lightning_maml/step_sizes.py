@@ -6,8 +6,9 @@ The paper fixes alpha. Learned forms: Meta-SGD (Li et al. 2017) has one per weig
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,10 +40,7 @@ class StepSizes:
     def __post_init__(self) -> None:
         if isinstance(self.inner_lr, Sequence):
             object.__setattr__(self, "inner_lr", tuple(self.inner_lr))  # a key of programs
-        if not self._listed or not all(0 <= value < float("inf") for value in self._listed):
-            raise ValueError(
-                f"`inner_lr` must be a finite number >= 0, or several, got {self.inner_lr}."
-            )
+        _check_schedule("inner_lr", self.inner_lr)
         if self.learned is not None and self.learned not in get_args(Learned):
             raise ValueError(
                 f"`learn_inner_lr` must be one of {list(get_args(Learned))} or None, "
@@ -98,21 +96,30 @@ class StepSizes:
         return tuple(given) if isinstance(given, Sequence) else (given,)
 
 
+def _check_schedule(name: str, inner_lr: Schedule) -> None:
+    listed = inner_lr if isinstance(inner_lr, Sequence) else [inner_lr]
+    if not listed or not all(0 <= value < float("inf") for value in listed):
+        raise ValueError(f"`{name}` must be a finite number >= 0, or several, got {inner_lr}.")
+
+
 def evaluation_sizes(inner_lr: Schedule | None, learned: Learned | None) -> StepSizes | None:
     """Fixed step sizes of evaluation alone; ``None``: those of training.
 
     Raises:
-        ValueError: if those of training are learned.
+        ValueError: if those of training are learned, or one is negative or not finite.
     """
     if inner_lr is not None and learned is not None:
         raise ValueError(
             f"`eval_inner_lr` must be None where `learn_inner_lr` is set, got {inner_lr}."
         )
-    return None if inner_lr is None else StepSizes(inner_lr)
+    if inner_lr is None:
+        return None
+    _check_schedule("eval_inner_lr", inner_lr)
+    return StepSizes(inner_lr)
 
 
-def as_floats(inner_lr: Schedule) -> float | list[float]:
-    """A step size, or several, as plain data."""
-    if isinstance(inner_lr, Sequence):
-        return [float(value) for value in inner_lr]
-    return float(inner_lr)
+def as_floats(inner_lr: Schedule | None) -> Any:
+    """A step size, or several, as plain data; None as it is."""
+    if inner_lr is None:
+        return None
+    return np.asarray(inner_lr, dtype=np.float64).tolist()

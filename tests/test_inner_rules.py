@@ -194,7 +194,7 @@ def test_a_rule_that_was_an_object_must_be_given_again(tmp_path) -> None:
         (lambda: Momentum(1.0), "`momentum` must be >= 0 and < 1, got 1.0"),
         (lambda: Adam(beta2=-0.1), "`beta2` must be >= 0 and < 1, got -0.1"),
         (lambda: Adam(eps=0.0), "`eps` must be > 0, got 0.0"),
-        (lambda: Clipped(0.0), "`norm` must be > 0, got 0.0"),
+        (lambda: Clipped(0.0), r"`norm` must be > 0 and < 1e\+19, got 0.0"),
         (lambda: HeldBack(-1.0), "`strength` must be >= 0, got -1.0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What is installed: the program `lightning-maml`, its configs, and what it needs; checks of CI."""
+"""What is installed: the program `lightning-maml`, its configs, and what it needs."""
 
 import ast
 import importlib.metadata
@@ -12,7 +12,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 
 import train
 from lightning_maml.run.config_files import with_found_configs
@@ -22,7 +21,6 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = ("lightning_maml", "datamodules")
 NAMES = {"PIL": "pillow", "yaml": "pyyaml"}  # of packages that are imported by another name
-CHECKS = ("ruff check .", "ruff format --check .", "mypy", "pytest")
 
 
 def name_of(requirement: str) -> str:
@@ -64,18 +62,6 @@ def test_lower_bounds_are_met_here() -> None:
             for version in (least, importlib.metadata.version(name))
         ]
         assert numbers[0] <= numbers[1], requirement
-
-
-def test_ci_does_the_checks_on_three_systems() -> None:
-    """The same as `.ci/run`."""
-    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
-    job = workflow["jobs"]["tests"]
-    systems = {system.partition("-")[0] for system in job["strategy"]["matrix"]["os"]}
-    assert systems == {"ubuntu", "macos", "windows"}
-    commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert commands == ["pip install -e '.[dev]'", *CHECKS]
-    fresh_clone = (ROOT / ".ci/run").read_text(encoding="utf-8")
-    assert " && ".join(CHECKS[:3]) in fresh_clone
 
 
 # -- configs by name ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_types
 from lightning_maml.baselines.nearest_neighbour import class_similarities
 from lightning_maml.baselines.pretrained import Pretrained
 from lightning_maml.baselines.tuning import (
@@ -90,6 +91,7 @@ class PretrainedClassifier(Pretrained):
         tasks_at_once: TasksAtOnce = None,
         compile: bool | Literal["auto"] = False,
     ) -> None:
+        check_types(PretrainedClassifier.__init__, locals())
         super().__init__(
             model, loss, metric, inner_lr, eval_inner_steps, adapts, fine_tuning_lrs, meta_lr,
             optimizer, scheduler, tasks_at_once=tasks_at_once, compile=compile,

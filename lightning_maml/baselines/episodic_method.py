@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_types
 from lightning_maml.baselines.embedded_sets import class_count
 from lightning_maml.baselines.own_settings import forget_settings_of_the_base
 from lightning_maml.episode import Episode, check_episode
@@ -66,6 +67,7 @@ class EpisodicLearner(MetaLearner):
         clip_meta_grad_norm: float | None = None,
         accumulate_batches: int = 1,
     ) -> None:
+        check_types(EpisodicLearner.__init__, locals())
         _check_method(model)
         super().__init__(
             model, "cross_entropy", "accuracy", inner_steps=0, meta_lr=meta_lr,

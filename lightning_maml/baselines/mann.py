@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_counts, check_shares, check_types
 from lightning_maml.baselines.embedded_sets import class_count, negative_log_likelihood
 from lightning_maml.episode import Episode
 
@@ -129,7 +130,11 @@ class MANN(nn.Module):
         heads: int = 4,
         decay: float = 0.95,
     ) -> None:
+        check_types(MANN.__init__, locals())
+        check_counts(n_way=(n_way, 2), in_channels=(in_channels, 1), image_size=(image_size, 1))
+        check_counts(hidden=(hidden, 1), width=(width, 1))
         super().__init__()
+        check_shares(decay=decay)
         if heads < 1:
             raise ValueError(f"`heads` must be at least 1, got {heads}.")
         if slots < heads:
@@ -137,6 +142,7 @@ class MANN(nn.Module):
                 f"`slots` must be at least {heads}, one for each of the `heads`, got {slots}."
             )
         self.n_way, self.image_size, self.decay = n_way, image_size, decay
+        self.in_channels = in_channels
         self.heads, self.slots, self.width = heads, slots, width
         pixels = in_channels * image_size**2
         self.lstm = nn.LSTMCell(pixels + n_way + heads * width, hidden)
@@ -215,5 +221,10 @@ class MANN(nn.Module):
 
     def _pixels(self, images: Tensor) -> Tensor:
         """``[T, E, C, H, W] -> [T, E, C * image_size^2]``."""
-        small = F.adaptive_avg_pool2d(images.flatten(0, 1), self.image_size)
+        if images.ndim != 5 or images.shape[2] != self.in_channels:
+            raise ValueError(
+                f"`in_channels` must be that of images [T, E, C, H, W], got {self.in_channels} and "
+                f"shape {list(images.shape)}."
+            )
+        small = F.adaptive_avg_pool2d(images.flatten(0, 1), int(self.image_size))
         return small.flatten(1).unflatten(0, images.shape[:2])

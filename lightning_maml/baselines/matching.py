@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.baselines.embedded_sets import (
     by_class,
     checked_encoder,
@@ -86,6 +87,8 @@ class MatchingNets(nn.Module):
         context_steps: int = 0,
         features: int | None = None,
     ) -> None:
+        check_types(MatchingNets.__init__, locals())
+        check_counts(features=(features, 1))
         super().__init__()
         if distance not in get_args(Distance):
             raise ValueError(

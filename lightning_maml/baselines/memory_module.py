@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.baselines.embedded_sets import by_class, checked_encoder, class_count, embedded
 from lightning_maml.episode import Episode
 
@@ -98,6 +99,8 @@ class MemoryModule(nn.Module):
         margin: float = 0.1,
         inverse_temperature: float = 40.0,
     ) -> None:
+        check_types(MemoryModule.__init__, locals())
+        check_counts(features=(features, 1))
         super().__init__()
         if slots < 1:
             raise ValueError(f"`slots` must be at least 1, got {slots}.")

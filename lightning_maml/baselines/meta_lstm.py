@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
+from lightning_maml.argument_types import check_types
 from lightning_maml.baselines.embedded_sets import class_count, negative_log_likelihood
 from lightning_maml.episode import Episode
 from lightning_maml.inner_loop import Params
@@ -101,7 +102,10 @@ class MetaLSTM(nn.Module):
     """
 
     def __init__(self, model: nn.Module, steps: int, hidden: int = 20) -> None:
+        check_types(MetaLSTM.__init__, locals())
         super().__init__()
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(f"`model` must have trainable parameters, got {type(model).__name__}.")
         if steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {steps}.")
         if hidden < 1:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from lightning_maml.argument_types import check_types
 from lightning_maml.baselines.many_networks import (
     Block,
     Pull,
@@ -84,6 +85,7 @@ class MultiTaskAverage(Pretrained):
         tasks_at_once: TasksAtOnce = None,
         compile: bool | Literal["auto"] = False,
     ) -> None:
+        check_types(MultiTaskAverage.__init__, locals())
         super().__init__(
             model, loss, metric, inner_lr, eval_inner_steps, adapts, fine_tuning_lrs,
             tasks_at_once=tasks_at_once, compile=compile,

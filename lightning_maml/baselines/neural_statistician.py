@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.baselines.embedded_sets import class_count
 from lightning_maml.episode import Episode
 
@@ -128,6 +129,9 @@ class NeuralStatistician(nn.Module):
         latent: int = 16,
         hidden: int = 256,
     ) -> None:
+        check_types(NeuralStatistician.__init__, locals())
+        check_counts(in_channels=(in_channels, 1), channels=(channels, 1), context=(context, 1))
+        check_counts(latent=(latent, 1), hidden=(hidden, 1))
         super().__init__()
         features = 4 * channels * LAST**2
         self.in_channels = in_channels

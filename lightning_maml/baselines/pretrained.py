@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from lightning_maml.argument_types import check_types
 from lightning_maml.baselines.own_settings import forget_settings_of_the_base
 from lightning_maml.baselines.tuning import (
     Tuning,
@@ -73,6 +74,7 @@ class Pretrained(MetaLearner):
         tasks_at_once: TasksAtOnce = None,
         compile: bool | Literal["auto"] = False,
     ) -> None:
+        check_types(Pretrained.__init__, locals())
         super().__init__(
             model, loss, metric, inner_lr, 0, eval_inner_steps, adapts=adapts, meta_lr=meta_lr,
             optimizer=optimizer, scheduler=scheduler, clip_meta_grad_value=clip_meta_grad_value,

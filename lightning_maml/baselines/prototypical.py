@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_types
 from lightning_maml.baselines.embedded_sets import (
     checked_encoder,
     class_count,
@@ -31,6 +32,7 @@ class PrototypicalNets(nn.Module):
     """
 
     def __init__(self, encoder: nn.Module) -> None:
+        check_types(PrototypicalNets.__init__, locals())
         super().__init__()
         self.encoder = checked_encoder(encoder)
 

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.baselines.embedded_sets import by_class, checked_encoder, class_count, embedded
 from lightning_maml.episode import Episode
 
@@ -29,6 +30,8 @@ class SiameseNets(nn.Module):
     def __init__(
         self, encoder: nn.Module, features: int = 64, class_score: ClassScore = "mean"
     ) -> None:
+        check_types(SiameseNets.__init__, locals())
+        check_counts(features=(features, 1))
         super().__init__()
         if class_score not in get_args(ClassScore):
             raise ValueError(

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_types
+
 
 class ContextVector(nn.Module):
     """Concatenates free parameters z to the input of any module; ``adapts: ["context"]``.
@@ -30,8 +32,9 @@ class ContextVector(nn.Module):
     """
 
     def __init__(self, model: nn.Module, size: int | Sequence[int]) -> None:
+        check_types(ContextVector.__init__, locals())
         super().__init__()
-        shape = (size,) if isinstance(size, int) else tuple(size)
+        shape = tuple(size) if isinstance(size, Sequence) else (int(size),)
         if not shape or min(shape) < 1:
             raise ValueError(f"`size` must be a number >= 1, or several, got {size!r}.")
         self.context = nn.Parameter(torch.zeros(shape))

@@ -6,6 +6,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.models.batch_norm import EpisodeBatchNorm
 
 
@@ -59,6 +60,8 @@ class Conv4(nn.Module):
         downsample: Literal["stride", "max_pool"] = "stride",
         head: Literal["mean", "flatten"] = "mean",
     ) -> None:
+        check_types(Conv4.__init__, locals())
+        check_counts(n_way=(n_way, 1), in_channels=(in_channels, 1), channels=(channels, 1))
         super().__init__()
         if downsample not in ("stride", "max_pool"):
             raise ValueError(f'`downsample` must be "stride" or "max_pool", got {downsample!r}.')

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_counts, check_shares, check_types
+
 
 class ConvEmbedding(nn.Module):
     """Images to vectors; 28x28 gives 64 numbers, 84x84 gives 1600.
@@ -22,6 +24,9 @@ class ConvEmbedding(nn.Module):
     """
 
     def __init__(self, in_channels: int = 1, channels: int = 64, dropout: float = 0.0) -> None:
+        check_types(ConvEmbedding.__init__, locals())
+        check_counts(in_channels=(in_channels, 1), channels=(channels, 1))
+        check_shares(dropout=dropout)
         super().__init__()
         widths = [in_channels, *[channels] * 4]
         self.blocks = nn.Sequential(

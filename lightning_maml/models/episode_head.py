@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.inner_loop import Params
 
 Initial = Literal["prototypes", "zero"]
@@ -39,6 +40,8 @@ class EpisodeHead(nn.Module):
     made = ("head.weight", "head.bias")
 
     def __init__(self, body: nn.Module, features: int, initial: Initial = "prototypes") -> None:
+        check_types(EpisodeHead.__init__, locals())
+        check_counts(features=(features, 1))
         super().__init__()
         if initial not in get_args(Initial):
             raise ValueError(

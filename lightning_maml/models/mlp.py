@@ -6,6 +6,8 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_types
+
 Init = Literal["pytorch", "truncated_normal", "xavier_uniform"]
 
 
@@ -31,6 +33,7 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (40, 40),
         init: Init = "pytorch",
     ) -> None:
+        check_types(MLP.__init__, locals())
         super().__init__()
         if init not in get_args(Init):
             raise ValueError(f"`init` must be one of {list(get_args(Init))}, got {init!r}.")

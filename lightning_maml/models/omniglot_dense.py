@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.models.batch_norm import EpisodeBatchNorm
 
 
@@ -41,6 +42,10 @@ class OmniglotDense(nn.Module):
         hidden: Sequence[int] = (256, 128, 64, 64),
         in_channels: int = 1,
     ) -> None:
+        check_types(OmniglotDense.__init__, locals())
+        check_counts(n_way=(n_way, 1), image_size=(image_size, 1), in_channels=(in_channels, 1))
+        if min(hidden, default=1) < 1:
+            raise ValueError(f"`hidden` must be numbers >= 1, got {hidden}.")
         super().__init__()
         sizes = [in_channels * image_size**2, *hidden]
         self.layers = nn.ModuleList(map(DenseLayer, sizes, sizes[1:]))

@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.models.batch_norm import EpisodeBatchNorm
 
 
@@ -60,6 +61,10 @@ class ResNet12(nn.Module):
         in_channels: int = 3,
         widths: Sequence[int] = (64, 128, 256, 512),
     ) -> None:
+        check_types(ResNet12.__init__, locals())
+        check_counts(n_way=(n_way, 1), in_channels=(in_channels, 1))
+        if not widths or min(widths) < 1:
+            raise ValueError(f"`widths` must be numbers >= 1, at least one, got {widths}.")
         super().__init__()
         self.blocks = nn.Sequential(
             *(ResidualBlock(before, after) for before, after in pairwise([in_channels, *widths]))

@@ -11,13 +11,14 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 
+from lightning_maml.argument_types import check_counts, check_shares, check_types
 from lightning_maml.episode import Episode, TaskBatch
 from lightning_maml.fingerprint import task_digests
 from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.rl.advantages import Samples, samples
 from lightning_maml.rl.environment import Environment
-from lightning_maml.rl.environment_checks import check_tasks
-from lightning_maml.rl.policy_checks import check_counts, check_parts, check_shares
+from lightning_maml.rl.environment_checks import check_environment, check_tasks
+from lightning_maml.rl.policy_checks import check_parts
 from lightning_maml.rl.policy_engine import Curvature, PolicyEngine
 from lightning_maml.rl.rollout import Look, sample
 from lightning_maml.rl.trajectories import Trajectories, Watched
@@ -112,6 +113,8 @@ class MetaPolicy(LightningModule):
         compile: bool = False,
         render: bool = False,
     ) -> None:
+        check_environment(environment)
+        check_types(MetaPolicy.__init__, locals())
         super().__init__()
         self.save_hyperparameters(ignore=[] if by_command_line() else ["policy", "environment"])
         self.automatic_optimization = False
@@ -134,8 +137,7 @@ class MetaPolicy(LightningModule):
         check_trpo(max_kl, cg_iterations, damping)
         self._new_trpo = partial(Trpo, max_kl=max_kl, cg_iterations=cg_iterations, damping=damping)
         self.engine = PolicyEngine(policy, tuple(adapts), tasks_at_once, compile, curvature)
-        self.curve, self.broken = TaskCurve(), SumMetric()
-        self._rate = TaskRate()
+        self.curve, self.broken, self._rate = TaskCurve(), SumMetric(), TaskRate()
         self.watched: dict[str, float] = {}
 
     # -- what other code calls ------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.models.mlp import MLP
 
 
@@ -37,6 +38,8 @@ class GaussianMLP(nn.Module):
         init_std: float = 1.0,
         min_std: float = 1e-6,
     ) -> None:
+        check_types(GaussianMLP.__init__, locals())
+        check_counts(observation_size=(observation_size, 1), action_size=(action_size, 1))
         super().__init__()
         for name, value in (("init_std", init_std), ("min_std", min_std)):
             if not 0 < value < math.inf:

@@ -1,35 +1,14 @@
 """One clear line for settings of `MetaPolicy` that are out of range or do not fit together."""
 
-import math
-from numbers import Integral
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from lightning_maml.functional_model import call_without_trace, eval_mode
 from lightning_maml.rl.environment import Environment
-from lightning_maml.rl.environment_checks import check_environment
-
-
-def check_counts(**given: tuple[Any, int]) -> None:
-    """Raise ValueError unless each value, by name, is None or an integer as large as its least."""
-    for name, (value, least) in given.items():
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if value is not None and (not whole or value < least):
-            raise ValueError(f"`{name}` must be an integer >= {least}, got {value}.")
-
-
-def check_shares(**given: float) -> None:
-    """Raise ValueError unless each value, by name, is between 0 and 1."""
-    for name, value in given.items():
-        if not 0 <= value <= 1 or math.isnan(value):
-            raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
 
 
 def check_parts(policy: nn.Module, environment: Environment, render: bool) -> None:
     """Raise ValueError unless policy, environment and the wish for videos fit together."""
-    check_environment(environment)
     _check_policy(policy, environment)
     _check_render(render, environment)
 

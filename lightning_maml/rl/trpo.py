@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from lightning_maml.rl.policy_checks import check_counts
+from lightning_maml.argument_types import check_counts
 
 Product = Callable[[Tensor], Tensor]
 

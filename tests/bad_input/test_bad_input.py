@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import datamodules
 from datamodules import MiniImagenet, Omniglot, RLTasks
 from datamodules.sampling import uniforms
-from lightning_maml import Episode, MetaLearner, maml_loss
+from lightning_maml import Episode, MetaLearner, baselines, inner_rules, maml_loss, models
 from lightning_maml.inner_rules import Momentum
 from lightning_maml.models import ContextVector
 from lightning_maml.rl import GaussianMLP, MetaPolicy
@@ -79,7 +80,8 @@ def classes(dtype: torch.dtype, label: int = 0) -> Episode:
     return episode(support_y=support, query_y=query)
 
 
-NAMES: dict[str, Any] = {"torch": torch, "nn": nn}
+NAMES: dict[str, Any] = {"torch": torch, "nn": nn, "datamodules": datamodules}
+NAMES |= {"baselines": baselines, "inner_rules": inner_rules, "models": models}
 NAMES |= {
     known.__name__: known
     for known in (

@@ -100,7 +100,7 @@ def test_a_smaller_task_is_part_of_the_larger(
         ({"n_way": (2, 3, 4)}, "`n_way` must be a number or a range"),
         ({"n_way": (1, 4)}, "`n_way` must be an integer of at least 2, got 1"),
         ({"k_shot": (0, 4)}, "`k_shot` must be an integer of at least 1, got 0"),
-        ({"query_shot": (1, 2.5)}, "`query_shot` must be an integer of at least 1, got 2.5"),
+        ({"query_shot": (1, 2.5)}, "`query_shot` must be an integer or a list"),
         ({"eval_k_shot": None}, "`eval_k_shot` must be given where `k_shot` is a range, got None"),
         ({"eval_n_way": 1}, "`eval_n_way` must be an integer of at least 2, got 1"),
     ],

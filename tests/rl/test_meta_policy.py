@@ -346,8 +346,8 @@ def test_pretraining_is_trpo_without_an_inner_loop(tmp_path) -> None:
         ({"inner_lr": -0.1}, "inner_lr"),
         ({"adapts": ["nothing"]}, "adapts"),
         ({"tasks_at_once": 0}, "tasks_at_once"),
-        ({"inner_steps": 1.5}, "`inner_steps` must be an integer >= 0, got 1.5"),
-        ({"trajectories": 2.5}, "`trajectories` must be an integer >= 1, got 2.5"),
+        ({"inner_steps": 1.5}, "`inner_steps` must be an integer, got 1.5"),
+        ({"trajectories": 2.5}, "`trajectories` must be an integer, got 2.5"),
         ({"eval_trajectories": True}, "eval_trajectories"),
         ({"eval_inner_steps": 1.0}, "eval_inner_steps"),
         ({"max_kl": 0.0}, "max_kl"),
@@ -355,7 +355,7 @@ def test_pretraining_is_trpo_without_an_inner_loop(tmp_path) -> None:
         ({"damping": -1e-5}, "damping"),
         ({"damping": float("nan")}, "damping"),
         ({"cg_iterations": 0}, "cg_iterations"),
-        ({"cg_iterations": 2.5}, "`cg_iterations` must be an integer >= 1, got 2.5"),
+        ({"cg_iterations": 2.5}, "`cg_iterations` must be an integer, got 2.5"),
     ],
 )
 def test_settings_out_of_range(wrong, named) -> None:

@@ -1,6 +1,8 @@
 """The result file and the table: right numbers, valid JSON, never in another's place."""
 
 import csv
+import hashlib
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -17,6 +19,7 @@ from torch import nn
 import train
 from datamodules import Sinusoid
 from lightning_maml import Episode, EvalResult, MetaLearner
+from lightning_maml.fingerprint import fingerprint, task_digests
 from lightning_maml.run.files import write_whole
 from lightning_maml.run.fits import FirstTasks, fits
 from lightning_maml.run.provenance import git_state, plain, settings, versions
@@ -238,6 +241,35 @@ def test_result_says_where_it_comes_from(tmp_path, monkeypatch) -> None:
     assert content["parameters"] == 4 + 4 + 4 + 1
     assert len(content["fingerprint"]) == 16
     assert "a-secret-of-mine" not in text
+
+
+def test_a_result_leads_back_to_what_made_it(trained, tmp_path, monkeypatch) -> None:
+    """From the file alone: the weights, the tasks, and with them the same numbers again."""
+    monkeypatch.chdir(tmp_path)
+    train.main(["test", f"--ckpt_path={trained / 'last.ckpt'}", "--data.seed=5", *QUIET])
+    content = result_of(tmp_path)
+    stored = torch.load(content["checkpoint"], weights_only=True)
+    digest = hashlib.sha256()
+    for name in sorted(stored["state_dict"]):
+        digest.update(name.encode() + stored["state_dict"][name].numpy().tobytes())
+    assert content["weights"] == digest.hexdigest()[:16]
+    assert content["meta_updates"] == stored["global_step"] == 4
+    assert content["training_commands"] == stored["callbacks"]["RunState"]["commands"]
+    assert len(content["training_commands"]) == 1
+    for package in ("torch", "lightning", "numpy"):
+        assert content["versions"][package] == importlib.metadata.version(package)
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    head = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    assert (content["git"] or {"commit": ""})["commit"] == head
+
+    assert content["data"]["class_path"] == "datamodules.Sinusoid"
+    data = Sinusoid(**content["data"]["init_args"])
+    episodes = list(data.test_dataloader())
+    digests = torch.cat([task_digests(episode) for episode in episodes])
+    assert content["fingerprint"] == fingerprint(digests)
+    learner = MetaLearner.load_from_checkpoint(content["checkpoint"], weights_only=True)
+    metric = torch.cat([learner.evaluate(episode).metric for episode in episodes], dim=1)
+    assert content["mean"] == pytest.approx(metric.mean(dim=1).tolist(), rel=1e-5)
 
 
 def test_second_test_in_a_folder_gets_its_own_file(tmp_path) -> None:

@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from lightning_maml.argument_types import check_types
 from lightning_maml.rl.environment import Environment, Flags, Floats, Transition
 
 SPEED = 0.1
@@ -34,6 +35,7 @@ class Point(Environment):
         task_in_observation: bool = False,
         horizon: int = 100,
     ) -> None:
+        check_types(Point.__init__, locals())
         if reward not in get_args(Reward):
             raise ValueError(f"`reward` must be one of {list(get_args(Reward))}, got {reward!r}.")
         if horizon < 1:
