@@ -80,12 +80,8 @@ def unpacking_stays_within() -> Iterator[None]:
     """Have whoever unpacks a tar archive here, such as torchvision, refuse what leads out of it.
 
     Python's `zipfile` always does so, its `tarfile` by default from version 3.14 on.
-
-    Raises:
-        RuntimeError: if this Python cannot.
+    While it lasts, that is so in all threads.
     """
-    if not hasattr(tarfile, "data_filter"):
-        raise RuntimeError("Unpacking needs Python 3.11.4 or newer; unpack the data by hand.")
     before = tarfile.TarFile.__dict__["extraction_filter"]
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:

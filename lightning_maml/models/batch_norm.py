@@ -29,7 +29,8 @@ def batch_statistics_norm(
     """(x - mean) / sqrt(var + eps) * weight + bias, mean and (biased) variance per channel of `x`.
 
     On a CPU by normalise.py, for the sake of second derivatives; elsewhere, and in compiled
-    programs, which fuse their many operators, by torch's.
+    programs, which fuse their many operators, by torch's. So, too, without weight and bias: what
+    normalise.py keeps would be the result itself.
 
     Shapes:
         x: ``[N, C, ...]``; weight and bias: ``[C]``.
@@ -46,7 +47,9 @@ def batch_statistics_norm(
     with torch.autocast(x.device.type, enabled=False):  # statistics in full precision
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         weight, bias = (t if t is None else t.to(wide.dtype) for t in (weight, bias))
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        plain = weight is None and bias is None  # what comes next may write in place
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        if x.device.type == "cpu" and not plain and not traced:
             return _affine(normalised(wide, eps), weight, bias).to(x.dtype)
         if weight is None and bias is not None:
             # torch's reverse-over-reverse derivative fails for an offset without a scale, and

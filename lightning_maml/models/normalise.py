@@ -12,7 +12,9 @@ the derivatives are
     d(r P(u)) = P(r du + dr u) - r mean(u x_hat) d x_hat - r mean(u d x_hat) x_hat
 
 so that all of them are made of P, which is what torch's fused gradient computes for an input whose
-mean is 0 and whose deviation is 1.
+mean is 0 and whose deviation is 1. As that is not how torch would differentiate it further, it is
+called in `forward` alone. Third derivatives are right but for forward over forward over reverse
+mode, where torch loses the outer tangent.
 """
 
 from typing import Any
@@ -26,6 +28,8 @@ from torch.autograd import Function
 
 def normalised(x: Tensor, eps: float) -> Tensor:
     """(x - mean) / sqrt(var + eps), mean and (biased) variance per channel.
+
+    The result is kept for the gradient, so it must not be changed in place.
 
     Shapes: ``[N, C, ...]`` -> the same.
     """
@@ -84,11 +88,11 @@ class _Project(Function):
         u, x_hat, r, mean = ctx.saved_tensors
         moved = torch.zeros_like(u) if du is None else du * _wide(r, u)
         moved = moved if dr is None else _plus(moved, u, dr)
-        product, total = _fused(moved, x_hat)
-        # Of r du + dr u it is r mean(du x_hat) + dr mean.
-        d_mean = (total / _count(u) - (0 if dr is None else dr * mean)) / r
+        product, of_moved = _Project.apply(moved, x_hat, torch.ones_like(r))
+        # which is r mean(du x_hat) + dr mean
+        d_mean = (of_moved - (0 if dr is None else dr * mean)) / r
         if dx_hat is not None:
-            other = _dot(u, dx_hat) / _count(u)
+            other = _Dot.apply(u, dx_hat) / _count(u)
             product = _plus(_plus(product, dx_hat, -r * mean), x_hat, -r * other)
             d_mean = d_mean + other
         return product, d_mean
@@ -102,11 +106,37 @@ class _Project(Function):
         if bar is not None:
             u_bar, other = _Project.apply(bar, x_hat, r)
             x_hat_bar = _plus(_plus(None, bar, -r * mean), u, -r * other)
-            r_bar = _dot(bar, u) - _count(u) * (_mean(bar) * _mean(u) + other * mean)
+            r_bar = _Dot.apply(bar, u) - _count(u) * (_mean(bar) * _mean(u) + other * mean)
         if mean_bar is not None:
             share = mean_bar / _count(u)
             u_bar, x_hat_bar = _plus(u_bar, x_hat, share), _plus(x_hat_bar, u, share)
         return u_bar, x_hat_bar, r_bar
+
+
+class _Dot(Function):
+    """a, b -> the sum of a b of each channel."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return _fused(a, b, product=False)[1]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        _save(ctx, *inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor | None, db: Tensor | None) -> Tensor:
+        a, b = ctx.saved_tensors
+        parts = [] if da is None else [_Dot.apply(da, b)]
+        parts += [] if db is None else [_Dot.apply(a, db)]
+        return sum(parts[1:], parts[0])
+
+    @staticmethod
+    def backward(ctx: Any, bar: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        return (None, None) if bar is None else (_plus(None, b, bar), _plus(None, a, bar))
 
 
 def _save(ctx: Any, *tensors: Tensor) -> None:
@@ -131,10 +161,6 @@ def _fused(
         u, x, weight, None, None, torch.zeros_like(one), one, True, 0.0, [product, True, True]
     )
     return parts[:2]
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return _fused(a, b, product=False)[1]
 
 
 def _mean(x: Tensor) -> Tensor:

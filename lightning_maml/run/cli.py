@@ -7,6 +7,7 @@ the result says of the model must be what the checkpoint says, but for a few fre
 
 import json
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -251,7 +252,7 @@ def _own_runs(command: str, given: Namespace, args: list[str]) -> Path | None:
         return None
     if given.trainer.logger is False:  # as Lightning has it
         return Path(given.trainer.default_root_dir or "") / "checkpoints"
-    named = _class_of_data(args) if command == "fit" else None
+    named = _class_of_data(args) if command == "fit" or given.get("data") is None else None
     chosen = named or (given.get("data") or given.model).class_path
     return RUNS / chosen.rpartition(".")[2].lower()
 
@@ -276,13 +277,17 @@ def _values(parts: tuple[str, ...], args: list[str]) -> list[str]:
 
 
 def _class_of_data(args: list[str]) -> str | None:
-    """The datamodule that flags choose, rather than a setting of one."""
+    """The datamodule that flags choose, rather than a setting of one; by name, file or JSON."""
     chosen = None
     for arg, following in zip(args, [*args[1:], ""], strict=True):
         flag, equals, value = arg.partition("=")
         if flag in ("--data", "--data.class_path"):
             chosen = value if equals else following
-    return chosen
+    if chosen is None or (re.fullmatch(r"[\w.]+", chosen) and not Path(chosen).is_file()):
+        return chosen
+    path = Path(chosen)
+    settings = yaml.safe_load(path.read_text(encoding="utf-8") if path.is_file() else chosen)
+    return settings.get("class_path") if isinstance(settings, dict) else None
 
 
 def _plain(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:

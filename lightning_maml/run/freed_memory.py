@@ -20,7 +20,7 @@ def keep_freed_memory() -> bool:
     """From now on; whether that was possible: with glibc, where the environment does not say how.
 
     The process then stays as large as it once was, and a little larger than before, by what lies
-    unused between the tensors.
+    unused between the tensors. Processes that it starts by forking do likewise.
     """
     return _set((MMAP_MAX, 0), (TRIM_THRESHOLD, OFF))
 
@@ -36,9 +36,9 @@ def return_freed_memory() -> bool:
 
 def _set(*options: tuple[int, int]) -> bool:
     libc = ctypes.CDLL(None) if os.name == "posix" else None
-    if not hasattr(libc, "gnu_get_libc_version") or _by_the_user():
+    needed = ("gnu_get_libc_version", "mallopt", "malloc_trim")
+    if libc is None or _by_the_user() or not all(hasattr(libc, name) for name in needed):
         return False
-    assert libc is not None
     done = [libc.mallopt(option, value) for option, value in options]  # each of them
     return all(done)
 
@@ -49,14 +49,32 @@ def _by_the_user() -> bool:
 
 
 class KeepFreedMemory(Callback):
-    """While a run on CPUs goes on."""
+    """While a run on CPUs goes on; of runs within one another, the outermost."""
+
+    runs = 0  # going on in this process
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keeps = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keep it from here on."""
-        if trainer.strategy.root_device.type == "cpu":
+        if trainer.strategy.root_device.type == "cpu" and not self._keeps:
+            self._keeps = True
+            KeepFreedMemory.runs += 1
             keep_freed_memory()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Return it."""
-        if trainer.strategy.root_device.type == "cpu":
-            return_freed_memory()
+        self._end()
+
+    def on_exception(self, *_: object) -> None:
+        """After an error Lightning does not call `teardown`."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._keeps:
+            self._keeps = False
+            KeepFreedMemory.runs -= 1
+            if not KeepFreedMemory.runs:
+                return_freed_memory()

@@ -116,7 +116,7 @@ def _has_last(saver: ModelCheckpoint, update: int) -> bool:
 def _save(trainer: Trainer) -> Path | None:
     """Write ``last.ckpt`` and return its path; None if the run wants no checkpoints."""
     savers = _savers(trainer)
-    if not savers:
+    if not savers or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
     folder = Path(savers[0].dirpath or run_folder(trainer) / "checkpoints")
     path = folder / "last.ckpt"

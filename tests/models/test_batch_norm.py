@@ -1,5 +1,6 @@
 """Batch norm on the statistics of the current batch, and the conversion of stock layers."""
 
+import io
 import logging
 from copy import deepcopy
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
+from lightning_maml import Episode, MetaLearner
 from lightning_maml.models import EpisodeBatchNorm
 from lightning_maml.models.batch_norm import with_episode_statistics
 
@@ -271,3 +273,29 @@ def test_one_log_line_says_what_was_converted(caplog) -> None:
     (record,) = caplog.records
     assert "1 layer(s)" in record.getMessage()
     assert "1 frozen" in record.getMessage()
+
+
+@pytest.mark.parametrize("tasks_at_once", [1, 2])
+def test_what_comes_after_it_may_write_in_place(tasks_at_once) -> None:
+    body = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False), nn.ReLU(inplace=True)]
+    model = nn.Sequential(*body, nn.Flatten(), nn.Linear(8, 2)).double()
+    x, y = torch.randn(2, 4, 1, 4, 4, dtype=torch.float64), torch.tensor([[0, 1, 0, 1]] * 2)
+    found = []
+    for inplace in (True, False):
+        body[2].inplace = inplace
+        learner = MetaLearner(
+            model, loss="cross_entropy", inner_lr=0.1, tasks_at_once=tasks_at_once
+        )
+        learner.meta_loss(Episode(x, y, x, y)).backward()
+        found.append([p.grad for p in learner.parameters()])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.filterwarnings("ignore")  # of tracing, which is on its way out
+def test_it_can_be_traced_and_saved() -> None:
+    norm = EpisodeBatchNorm(2)
+    x = torch.randn(4, 2, 3)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(norm, x), file)
+    file.seek(0)
+    torch.testing.assert_close(torch.jit.load(file)(x), norm(x))

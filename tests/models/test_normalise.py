@@ -41,6 +41,22 @@ def test_each_input_of_the_gradient_has_its_derivative() -> None:
     inputs = [drawn(4, 2, 3, seed=s).requires_grad_() for s in (1, 2)]
     inputs.append(drawn(2, seed=3).abs().requires_grad_())
     assert gradcheck(_Project.apply, inputs, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(_Project.apply, inputs, check_fwd_over_rev=True)
+
+
+def test_third_derivatives_are_those_of_the_formula() -> None:
+    x, b, c = (drawn(4, 2, 3, seed=s) for s in (1, 2, 3))
+
+    def formula(x: Tensor) -> Tensor:
+        var, mean = torch.var_mean(x, dim=(0, 2), keepdim=True, correction=0)
+        return (x - mean) / (var + EPS).sqrt()
+
+    def third(norm) -> Tensor:
+        first = grad(lambda x: norm(x).pow(3).sum())
+        second = grad(lambda x: (c * first(x)).sum())
+        return jvp(lambda x: (b * second(x)).sum(), (x,), (c,))[1]
+
+    torch.testing.assert_close(third(lambda x: normalised(x, EPS)), third(formula))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -5,7 +5,12 @@ import subprocess
 import sys
 
 import pytest
+from lightning.pytorch import Callback, Trainer
 
+from datamodules import Sinusoid
+from lightning_maml import MetaLearner
+from lightning_maml.models import MLP
+from lightning_maml.run import freed_memory
 from lightning_maml.run.freed_memory import BY_THE_USER, keep_freed_memory
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
@@ -62,3 +67,29 @@ def test_kept_during_a_fit_and_returned_after_it(monkeypatch) -> None:
 def test_what_the_environment_says_stays(monkeypatch, name) -> None:
     monkeypatch.setenv(name, "glibc.malloc.trim_threshold=1000000")
     assert not keep_freed_memory()
+
+
+class Within(Callback):
+    """Another run within the run, then an error."""
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        trainer_of(limit_val_batches=1).validate(pl_module, Sinusoid(), verbose=False)
+        raise ZeroDivisionError
+
+
+def trainer_of(*callbacks: Callback, **settings) -> Trainer:
+    settings |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(
+        accelerator="cpu", callbacks=[*callbacks], enable_model_summary=False, **settings
+    )
+
+
+def test_returned_once_the_outermost_run_ends_by_an_error_too(monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr(freed_memory, "keep_freed_memory", lambda: said.append("keep"))
+    monkeypatch.setattr(freed_memory, "return_freed_memory", lambda: said.append("return"))
+    learner = MetaLearner(MLP(1, 1, [4]), loss="mse", inner_lr=0.1)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            trainer_of(Within(), max_steps=1).fit(learner, Sinusoid())
+    assert said == ["keep", "keep", "return"] * 2

@@ -396,6 +396,23 @@ def plain(config, tmp_path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("given", ["name", "class", "file", "JSON"])
+def test_own_runs_are_found_however_the_data_is_given(plain, tmp_path, given) -> None:
+    """Of a config that names the model only, as of one that the flag overrules."""
+    (tmp_path / "data.yaml").write_text("class_path: datamodules.Sinusoid\n")
+    forms = {
+        "name": "Sinusoid",
+        "class": "datamodules.Sinusoid",
+        "file": "data.yaml",
+        "JSON": '{"class_path": "datamodules.Sinusoid", "init_args": {"k_shot": 5}}',
+    }
+    model = tmp_path / "model.yaml"
+    model.write_text(plain.read_text().partition("data:")[0])
+    flags = [f"--config={model}", f"--data={forms[given]}", "--trainer.max_steps=2"]
+    train.main(["fit", *flags, "--trainer.accelerator=cpu"])
+    train.main(["test", *flags[:2], "--ckpt_path=last", "--trainer.accelerator=cpu"])
+
+
 @pytest.mark.parametrize("flag", [[], ["--trainer.logger=false"]], ids=["none", "false"])
 def test_other_configs_runs_are_named_not_taken(copied_run, plain, tmp_path, refused, flag) -> None:
     end = refused("test", f"--config={plain}", "--ckpt_path=last", *flag)
