@@ -67,7 +67,7 @@ def test_chunks_are_of_about_the_same_size(monkeypatch, caplog) -> None:
     monkeypatch.setattr(tasks_at_once, "CACHED", 6 * written_bytes(model, episode))
     with caplog.at_level(logging.INFO):
         assert resolve_tasks_at_once("auto", model, episode) == 5  # not 6 and 4
-    assert "Tasks at once: 5 of 10 (a forward pass of one writes 2.0 MB" in caplog.text
+    assert "Tasks at once: 5 of 10 (a forward pass of one writes 2.7 MB" in caplog.text
 
 
 def test_one_task_is_run_whatever_it_takes(monkeypatch) -> None:
@@ -108,5 +108,5 @@ def test_the_engine_uses_it_once_for_each_shape(monkeypatch, caplog) -> None:
 
 @pytest.mark.parametrize("wrong", [0, -1, "all", 1.5, True])
 def test_other_settings_are_refused(wrong) -> None:
-    with pytest.raises(ValueError, match=r'`tasks_at_once` must be >= 1, None or "auto", got'):
+    with pytest.raises(ValueError, match=r"`tasks_at_once` must be .*auto.*, got"):
         MetaLearner(MLP(), loss=F.mse_loss, tasks_at_once=wrong)
