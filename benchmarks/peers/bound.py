@@ -66,7 +66,7 @@ class Bound:
 
 def bound(problem: Problem, device: str) -> Bound:
     """Of the plain loop on this problem, with the rates as they are now."""
-    run = naive(problem)
+    run = naive(problem.with_layers_of_torch())
     with FlopCounterMode(display=False) as flops, Traffic() as traffic:
         run()
     return Bound(flops.get_total_flops(), traffic.bytes, *rates(device))

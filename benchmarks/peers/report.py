@@ -21,6 +21,7 @@ is as configured. Milliseconds are medians (and quartiles) over turns, a ratio i
 ratios within a turn, with the 95% interval of that median from order statistics. Memory is the peak
 above what was held before. On a CPU ours keeps the memory that it frees, as in a run of this
 package (`lightning_maml/run/freed_memory.py`); others do so in rows of their own, "memory kept".
+Others have torch's batch norm, ours its own (`lightning_maml/models/normalise.py`).
 In float32, without TF32. Everyone's meta-gradient agreed with ours in float64 and in float32.
 """
 COLUMNS = ("contestant", "ms", "quartiles", "time / ours", "95% interval", "peak MB")

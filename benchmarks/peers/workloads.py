@@ -1,18 +1,21 @@
 """What is measured: one meta-gradient of a batch of tasks, with the settings of a config."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
 from lightning_maml import Episode
 from lightning_maml.functional_model import module_tensors
 from lightning_maml.losses import LOSSES, Loss, by_name
+from lightning_maml.models import EpisodeBatchNorm
 
 FOLDER = Path(__file__).parents[2] / "configs"
 CONFIGS = ("sinusoid", "omniglot_5way_1shot", "omniglot_20way_1shot", "mini_1shot", "mini_5shot")
@@ -92,6 +95,22 @@ class Problem:
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Of one task."""
         return self.workload.loss(output, target)
+
+    def with_layers_of_torch(self) -> "Problem":
+        """The same with torch's batch norm, as who does not use this package has it."""
+        model = deepcopy(self.model)
+        for module in model.modules():
+            if isinstance(module, EpisodeBatchNorm):
+                module.__class__ = _BatchNormOfTorch
+        return replace(self, model=model)
+
+
+class _BatchNormOfTorch(EpisodeBatchNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        weight: Tensor | None = self.weight
+        if weight is None:  # without it, an offset has no second derivative there
+            weight = x.new_ones(self.num_features)
+        return F.batch_norm(x, None, None, weight, self.bias, training=True, eps=self.eps)
 
 
 Gradient = dict[str, Tensor]

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -302,3 +303,23 @@ def test_seconds_are_at_the_rates_of_the_machine() -> None:
     assert limits.seconds == {"arithmetic": 0.03, "traffic": 0.025}
     assert "6 GFLOP, 30 ms at this machine's matrix product (200 GFLOP/s)" in str(limits)
     assert "1 GB, 25 ms at its copy (40 GB/s)." in str(limits)
+
+
+def test_others_have_batch_norm_of_torch_and_ours_stays_as_it_is() -> None:
+    problem = from_config("mini_1shot").problem(0, torch.float64)
+    others = problem.with_layers_of_torch()
+    x = problem.episode.support_x[0]
+    ours, theirs = (set(operators_of(one.model(x).sum())) for one in (problem, others))
+    assert "_NormaliseBackward" in ours - theirs
+    assert "NativeBatchNormBackward0" in theirs - ours
+    torch.testing.assert_close(problem.model(x), others.model(x))
+
+
+def operators_of(output: torch.Tensor) -> Iterator[str]:
+    seen, left = set(), [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [before for before, _ in node.next_functions]
+            yield node.name()
