@@ -14,9 +14,9 @@ from lightning_maml.functional_model import call_without_trace, eval_mode, secon
 log = logging.getLogger(__name__)
 
 TasksAtOnce = int | Literal["auto"] | None
-CACHED = 96 * 2**20
+CACHED = 72 * 2**20
 """Bytes that the forward passes of a chunk may write where there is no CUDA. Two CPU cores are
-fastest with 32 tasks of Omniglot 5-way 1-shot (87 MB), 8 of 20-way 1-shot (87 MB) and one of
+fastest with 32 tasks of Omniglot 5-way 1-shot (65 MB), 8 of 20-way 1-shot (65 MB) and one of
 mini-ImageNet (462 MB)."""
 SHARE = 1 / 32
 """Share of a CUDA device's memory for the same. A second-order meta-gradient keeps several tensors

@@ -67,7 +67,7 @@ def test_chunks_are_of_about_the_same_size(monkeypatch, caplog) -> None:
     monkeypatch.setattr(tasks_at_once, "CACHED", 6 * written_bytes(model, episode))
     with caplog.at_level(logging.INFO):
         assert resolve_tasks_at_once("auto", model, episode) == 5  # not 6 and 4
-    assert "Tasks at once: 5 of 10 (a forward pass of one writes 2.7 MB" in caplog.text
+    assert "Tasks at once: 5 of 10 (a forward pass of one writes 2.0 MB" in caplog.text
 
 
 def test_one_task_is_run_whatever_it_takes(monkeypatch) -> None:

@@ -28,9 +28,10 @@ def batch_statistics_norm(
 ) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias, mean and (biased) variance per channel of `x`.
 
-    On a CPU by normalise.py, for the sake of second derivatives; elsewhere, and in compiled
-    programs, which fuse their many operators, by torch's. So, too, without weight and bias: what
-    normalise.py keeps would be the result itself.
+    For images that are laid out channels-last, as large ones are on a CPU, by normalise.py, for the
+    sake of second derivatives. By torch's elsewhere, where its operators are faster, and in
+    compiled programs, which fuse them; and without weight and bias, where the result itself would
+    be what normalise.py keeps.
 
     Shapes:
         x: ``[N, C, ...]``; weight and bias: ``[C]``.
@@ -49,13 +50,20 @@ def batch_statistics_norm(
         weight, bias = (t if t is None else t.to(wide.dtype) for t in (weight, bias))
         plain = weight is None and bias is None  # what comes next may write in place
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        if x.device.type == "cpu" and not plain and not traced:
+        if x.device.type == "cpu" and _is_channels_last(wide) and not plain and not traced:
             return _affine(normalised(wide, eps), weight, bias).to(x.dtype)
         if weight is None and bias is not None:
             # torch's reverse-over-reverse derivative fails for an offset without a scale, and
             # forward-over-reverse, compiled, for a scale without a tangent.
             weight = 1 + 0 * bias
         return F.batch_norm(wide, None, None, weight, bias, training=True, eps=eps).to(x.dtype)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    try:
+        return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    except RuntimeError:  # batched by vmap
+        return False
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from lightning_maml import Episode, MetaLearner
+from lightning_maml.meta_gradient import DERIVATIONS
 from lightning_maml.models import EpisodeBatchNorm
 from lightning_maml.models.batch_norm import with_episode_statistics
 
@@ -275,26 +276,40 @@ def test_one_log_line_says_what_was_converted(caplog) -> None:
     assert "1 frozen" in record.getMessage()
 
 
-@pytest.mark.parametrize("tasks_at_once", [1, 2])
-def test_what_comes_after_it_may_write_in_place(tasks_at_once) -> None:
-    body = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False), nn.ReLU(inplace=True)]
+def large_image(*shape: int) -> torch.Tensor:
+    """Laid out as large images are on a CPU."""
+    *batch, channels, height, width = shape
+    return torch.randn(*batch, height, width, channels, dtype=torch.float64).movedim(-1, -3)
+
+
+@pytest.mark.parametrize("derivation", DERIVATIONS)
+def test_what_comes_after_it_may_write_in_place(derivation) -> None:
+    body = [nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2, affine=False), nn.ReLU(inplace=True)]
     model = nn.Sequential(*body, nn.Flatten(), nn.Linear(8, 2)).double()
-    x, y = torch.randn(2, 4, 1, 4, 4, dtype=torch.float64), torch.tensor([[0, 1, 0, 1]] * 2)
+    x, y = large_image(2, 4, 2, 4, 4), torch.tensor([[0, 1, 0, 1]] * 2)
     found = []
     for inplace in (True, False):
         body[2].inplace = inplace
         learner = MetaLearner(
-            model, loss="cross_entropy", inner_lr=0.1, tasks_at_once=tasks_at_once
+            model, loss="cross_entropy", inner_lr=0.1, tasks_at_once=1, derivation=derivation
         )
         learner.meta_loss(Episode(x, y, x, y)).backward()
         found.append([p.grad for p in learner.parameters()])
     torch.testing.assert_close(*found)
 
 
+def test_large_images_have_the_short_derivatives_and_are_normalised_alike() -> None:
+    norm, x = EpisodeBatchNorm(2, scale=True).double(), large_image(4, 2, 5, 5)
+    short = norm(x.requires_grad_())
+    stock = norm(x.contiguous())
+    assert "Normalise" in str(short.grad_fn.next_functions[0][0].next_functions[0][0].name())
+    assert "NativeBatchNorm" in stock.grad_fn.name()
+    torch.testing.assert_close(short, stock)
+
+
 @pytest.mark.filterwarnings("ignore")  # of tracing, which is on its way out
 def test_it_can_be_traced_and_saved() -> None:
-    norm = EpisodeBatchNorm(2)
-    x = torch.randn(4, 2, 3)
+    norm, x = EpisodeBatchNorm(2).double(), large_image(4, 2, 3, 3)
     file = io.BytesIO()
     torch.jit.save(torch.jit.trace(norm, x), file)
     file.seek(0)
