@@ -451,9 +451,9 @@ def test_first_order_differs_from_maml_in_one_key(k_shot) -> None:
 
 
 @pytest.mark.parametrize("variant", ["", "_first_order"])
-def test_shots_of_mini_imagenet_differ_in_two_keys(variant) -> None:
+def test_shots_of_mini_imagenet_differ_in_the_batch_and_the_derivation(variant) -> None:
     keys = differing(f"mini_1shot{variant}", f"mini_5shot{variant}")
-    assert keys == {"data.k_shot", "data.meta_batch_size"}
+    assert keys == {"data.k_shot", "data.meta_batch_size", "model.derivation"}
 
 
 @pytest.mark.parametrize("setting", ["5way_{}shot", "20way_{}shot", "5way_{}shot_dense"])

@@ -86,7 +86,7 @@ def command(folder: Path, *args: str) -> str:
 @pytest.mark.slow
 def test_from_a_folder_of_images_to_answers(tmp_path) -> None:
     write_photos(tmp_path / "photos")
-    trainer = TRAINER.removesuffix("  callbacks:\n").replace("max_steps: 4", "max_steps: 150")
+    trainer = TRAINER.removesuffix("  callbacks:\n").replace("max_steps: 4", "max_steps: 300")
     (tmp_path / "colours.yaml").write_text(CONFIG + trainer, encoding="utf-8")
     command(tmp_path, "fit", "--config=colours.yaml")
     command(tmp_path, "test", "--ckpt_path=last")
