@@ -74,7 +74,7 @@ class _Project(Function):
 
     @staticmethod
     def forward(u: Tensor, x_hat: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        product, total = _fused(u, x_hat, weight=r)
+        product, total = _fused(u, x_hat, r)
         return product, total / _count(u)
 
     @staticmethod
@@ -120,7 +120,7 @@ class _Dot(Function):
 
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
-        return _fused(a, b, product=False)[1]
+        return _fused(a, b)[1]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -147,18 +147,17 @@ def _save(ctx: Any, *tensors: Tensor) -> None:
 
 def _plus(total: Tensor | None, x: Tensor, factor: Tensor) -> Tensor:
     """total + factor x, the factor of each channel."""
-    part = x * _wide(factor, x)  # `addcmul` takes three times as long where it broadcasts
-    return part if total is None else total + part
+    wide = _wide(factor, x)
+    return x * wide if total is None else torch.addcmul(total, x, wide)
 
 
-def _fused(
-    u: Tensor, x: Tensor, weight: Tensor | None = None, product: bool = True
-) -> tuple[Tensor, Tensor]:
-    """weight P(u) with x for x_hat, if wanted, and the sum of u x of each channel."""
+def _fused(u: Tensor, x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """weight P(u) with x for x_hat, if there is a weight, and the sum of u x of each channel."""
     one = u.new_ones(x.shape[1])
+    wanted = [weight is not None, True, True]
     weight = one if weight is None else weight  # batched, there are no sums without it
     parts: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
-        u, x, weight, None, None, torch.zeros_like(one), one, True, 0.0, [product, True, True]
+        u, x, weight, None, None, torch.zeros_like(one), one, True, 0.0, wanted
     )
     return parts[:2]
 
