@@ -215,6 +215,7 @@ class Scaled(torch.nn.Module):
         return self.policy(self.scale * x)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_program_is_not_used_with_another_buffer() -> None:
     """`.to(device)` puts new tensors in the buffers' places."""

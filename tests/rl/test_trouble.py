@@ -153,6 +153,7 @@ def moved(tmp_path, precision):
     return (weights - start).double(), model.watched
 
 
+@pytest.mark.slow
 def test_precisions_that_work_take_nearly_the_same_step(tmp_path) -> None:
     step, _ = moved(tmp_path, "32-true")
     for precision, tolerance in (("64-true", 1e-4), ("bf16-mixed", 0.1)):

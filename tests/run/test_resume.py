@@ -177,10 +177,7 @@ ENDS = {
 CODES = {"killed": -9, "terminated": 143, "Ctrl-C": 130, "Ctrl-C twice": 1, "terminated twice": -15}
 
 
-BY_DEFAULT = [
-    ("after an epoch", "killed", 2), ("within an epoch", "killed", 2),
-    ("within an epoch", "terminated", 0),
-]  # fmt: skip
+BY_DEFAULT = [("within an epoch", "killed", 2)]
 CASES = [
     pytest.param(*case, marks=[] if case in BY_DEFAULT else [pytest.mark.slow])
     for when in WHEN
