@@ -18,7 +18,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
-from lightning_maml.models.normalise import normalised
+from lightning_maml.models.normalise import normalised, per_channel
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def batch_statistics_norm(
         weight, bias = (t if t is None else t.to(wide.dtype) for t in (weight, bias))
         plain = weight is None and bias is None  # what comes next may write in place
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        if x.device.type == "cpu" and _is_channels_last(wide) and not plain and not traced:
+        if not plain and not traced and x.device.type == "cpu" and _is_channels_last(wide):
             return _affine(normalised(wide, eps), weight, bias).to(x.dtype)
         if weight is None and bias is not None:
             # torch's reverse-over-reverse derivative fails for an offset without a scale, and
@@ -68,7 +68,7 @@ def _is_channels_last(x: Tensor) -> bool:
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """x * weight + bias, each of them per channel and optional."""
-    weight, bias = (t if t is None else t.view(-1, *[1] * (x.ndim - 2)) for t in (weight, bias))
+    weight, bias = (t if t is None else per_channel(t, x) for t in (weight, bias))
     x = x if weight is None else x * weight
     return x if bias is None else x + bias
 

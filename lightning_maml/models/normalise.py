@@ -86,7 +86,7 @@ class _Project(Function):
         ctx: Any, du: Tensor | None, dx_hat: Tensor | None, dr: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         u, x_hat, r, mean = ctx.saved_tensors
-        moved = torch.zeros_like(u) if du is None else du * _wide(r, u)
+        moved = torch.zeros_like(u) if du is None else du * per_channel(r, u)
         moved = moved if dr is None else _plus(moved, u, dr)
         product, of_moved = _Project.apply(moved, x_hat, torch.ones_like(r))
         # which is r mean(du x_hat) + dr mean
@@ -147,7 +147,7 @@ def _save(ctx: Any, *tensors: Tensor) -> None:
 
 def _plus(total: Tensor | None, x: Tensor, factor: Tensor) -> Tensor:
     """total + factor x, the factor of each channel."""
-    wide = _wide(factor, x)
+    wide = per_channel(factor, x)
     return x * wide if total is None else torch.addcmul(total, x, wide)
 
 
@@ -170,7 +170,7 @@ def _others(x: Tensor) -> list[int]:
     return [0, *range(2, x.ndim)]
 
 
-def _wide(values: Tensor, like: Tensor) -> Tensor:
+def per_channel(values: Tensor, like: Tensor) -> Tensor:
     """``[C] -> [C, 1, ...]``, as many ones as `like` has axes after its channels."""
     return values.view(-1, *[1] * (like.ndim - 2))
 

@@ -286,7 +286,10 @@ def _class_of_data(args: list[str]) -> str | None:
     if chosen is None or (re.fullmatch(r"[\w.]+", chosen) and not Path(chosen).is_file()):
         return chosen
     path = Path(chosen)
-    settings = yaml.safe_load(path.read_text(encoding="utf-8") if path.is_file() else chosen)
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8") if path.is_file() else chosen)
+    except yaml.YAMLError:  # which the parser will say
+        return chosen
     return settings.get("class_path") if isinstance(settings, dict) else None
 
 
