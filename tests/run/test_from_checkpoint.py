@@ -413,6 +413,13 @@ def test_own_runs_are_found_however_the_data_is_given(plain, tmp_path, given) ->
     train.main(["test", *flags[:2], "--ckpt_path=last", "--trainer.accelerator=cpu"])
 
 
+def test_data_that_is_no_yaml_ends_in_one_line(plain, tmp_path, refused) -> None:
+    flags = [f"--config={plain}", '--data={"class_path": [']
+    code, said = refused("fit", *flags, "--ckpt_path=last")
+    assert code == 2
+    assert said.startswith("error: `--ckpt_path last`: no checkpoint")
+
+
 @pytest.mark.parametrize("flag", [[], ["--trainer.logger=false"]], ids=["none", "false"])
 def test_other_configs_runs_are_named_not_taken(copied_run, plain, tmp_path, refused, flag) -> None:
     end = refused("test", f"--config={plain}", "--ckpt_path=last", *flag)
