@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.drawn_ahead import DrawnAhead
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
 from datamodules.sampling import SPLITS, Floats, uniforms
@@ -18,6 +19,7 @@ from lightning_maml.argument_types import check_types
 from lightning_maml.episode import Episode
 
 Range = tuple[float, float]
+AHEAD = 2_000  # training tasks, about half a megabyte with 20 points each
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,9 @@ class Sinusoid(EpisodicDataModule):
 
     def _sampler_of(self, split: str, least: Sizes) -> TaskSampler:
         sampler = self.samplers[split]
-        varies = least != sampler.sizes
-        return VaryingTasks(sampler, sampler.seed, split, least) if varies else sampler
+        if least != sampler.sizes:
+            return VaryingTasks(sampler, sampler.seed, split, least)
+        return DrawnAhead(sampler, AHEAD) if split == "train" else sampler
 
 
 def _scaled(draws: Floats, bounds: Range) -> Floats:

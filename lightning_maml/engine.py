@@ -35,6 +35,7 @@ from lightning_maml.meta_gradient import (
     chunks,
     mean_over_tasks,
     over_tasks,
+    share_of_mean,
 )
 from lightning_maml.start import Start, classes_in, makes_tensors, per_chunk, started
 from lightning_maml.step_sizes import Schedule, StepSizes
@@ -128,7 +129,16 @@ class Engine:
         self, loop: InnerLoop, episode: Episode, step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES
     ) -> MetaGradient:
         """Meta-loss and meta-gradient of a batch of tasks (Eq. 1, mean over tasks)."""
-        tensors, at_once = self.tensors(), self._at_once(episode)
+        return self._meta_gradient(self.tensors(), loop, episode, step_sizes)
+
+    def _meta_gradient(
+        self,
+        tensors: ModuleTensors,
+        loop: InnerLoop,
+        episode: Episode,
+        step_sizes: Mapping[str, Tensor],
+    ) -> MetaGradient:
+        at_once = self._at_once(episode)
         n_way = self._n_way(episode.support_y)
         shapes = [tensor.shape for tensor in episode] if self.compile else []
         key = (loop, at_once, self.model.training, n_way, *shapes)
@@ -137,12 +147,9 @@ class Engine:
             self._programs[key] = self._program(loop, at_once, *example, n_way)
         program = self._programs[key]
         with second_derivatives(self.model), errors_explained(at_once, self.derivation):
-            return mean_over_tasks(
-                lambda meta, chunk: program(tensors.frozen, tensors.buffers, meta, chunk),
-                _detached(tensors, step_sizes),
-                episode,
-                at_once,
-            )
+            meta = _detached(tensors, step_sizes)
+            share = partial(program, tensors.frozen, tensors.buffers, meta, episode.tasks)
+            return mean_over_tasks(share, episode, at_once)
 
     def meta_loss(
         self, loop: InnerLoop, episode: Episode, step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES
@@ -151,13 +158,18 @@ class Engine:
 
         Under `torch.no_grad` and `torch.inference_mode` the scalar has no graph.
         """
-        result = self.meta_gradient(loop, episode, step_sizes)
+        tensors = self.tensors()
+        result = self._meta_gradient(tensors, loop, episode, step_sizes)
         if not torch.is_grad_enabled():
             return result.loss, result
-        parameters, grads = dict(self.model.named_parameters()), result.grads
-        inputs = [parameters[name] for name in (*grads.adapted, *grads.held)]
-        known = [g for part in grads for g in part.values()]
-        return with_gradient(result.loss, [*inputs, *step_sizes.values()], known), result
+        parts = (tensors.adapted, tensors.held, step_sizes)
+        pairs = [
+            (tensor, grads[name])
+            for part, grads in zip(parts, result.grads, strict=True)
+            for name, tensor in part.items()
+        ]
+        inputs, known = zip(*pairs, strict=True)
+        return with_gradient(result.loss, inputs, known), result
 
     def curve(
         self, loop: InnerLoop, episode: Episode, step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES
@@ -246,13 +258,14 @@ class Engine:
         derivation = resolve_derivation(self.derivation, at_once, once, x, y)
 
         def program(
-            frozen: Params, buffers: Params, meta: MetaParams, chunk: Episode
+            frozen: Params, buffers: Params, meta: MetaParams, tasks: int, chunk: Episode
         ) -> MetaGradient:
             loss = task_loss(self.model, self.loss, frozen, buffers)
             start = None
             if n_way is not None:
                 start = started(self.model, made, {**frozen, **buffers}, n_way)
-            return per_chunk(derivation, loop, loss, start, at_once, not compiled)(meta, chunk)
+            sums = per_chunk(derivation, loop, loss, start, at_once, not compiled)(meta, chunk)
+            return share_of_mean(sums, tasks)
 
         if not compiled:
             return program

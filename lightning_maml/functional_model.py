@@ -54,9 +54,12 @@ def module_tensors(
             are no patterns; or if a part of the model, not the whole, makes tensors of each task.
     """
     aliases: dict[int, list[str]] = {}
+    parameters: Params = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) not in aliases:
+            parameters[name] = parameter
         aliases.setdefault(id(parameter), []).append(name)
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    buffers = dict(model.named_buffers())
     _check_whole(model)
     made = {name: buffers.pop(name) for name in model.made} if makes_tensors(model) else {}
     trainable = {n: p for n, p in parameters.items() if p.requires_grad or n in also_trainable}

@@ -318,25 +318,25 @@ def summed(per_tasks: MetaGradient) -> MetaGradient:
     return MetaGradient(loss, grads, per_tasks.report)
 
 
+def share_of_mean(sums: MetaGradient, tasks: int) -> MetaGradient:
+    """What a chunk, of which these are the sums, adds to the means over `tasks` tasks."""
+    loss, grads = tree_map(lambda tensor: tensor / tasks, (sums.loss, sums.grads))
+    return MetaGradient(loss, grads, sums.report)
+
+
 def mean_over_tasks(
-    per_chunk: Callable[[MetaParams, Episode], MetaGradient],
-    meta: MetaParams,
-    episode: Episode,
-    tasks_at_once: int,
+    share: Callable[[Episode], MetaGradient], episode: Episode, tasks_at_once: int
 ) -> MetaGradient:
     """Mean of the tasks' meta-losses and meta-gradients, taken in chunks of `tasks_at_once`.
 
     Eq. 1 sums over tasks; with the mean, the meta step size means the same for any number.
-    `per_chunk` gives the sums over its tasks.
+    `share` gives the `share_of_mean` of a chunk.
     """
-    total: Any = None
-    reports = []
-    for chunk in chunks(episode, tasks_at_once):
-        loss, grads, report = per_chunk(meta, chunk)
-        part = (loss, grads)
-        total = part if total is None else tree_map(torch.add, total, part)
-        reports.append(report)
-    loss, grads = tree_map(lambda tensor: tensor / episode.tasks, total)
-    if len(reports) > 1:
-        reports = [TaskReport(*map(torch.cat, zip(*reports, strict=True)))]
-    return MetaGradient(loss, grads, reports[0])
+    first, *others = map(share, chunks(episode, tasks_at_once))
+    if not others:
+        return first
+    loss, grads = first.loss, first.grads
+    for other in others:
+        loss, grads = tree_map(torch.add, (loss, grads), (other.loss, other.grads))
+    reports = [part.report for part in (first, *others)]
+    return MetaGradient(loss, grads, TaskReport(*map(torch.cat, zip(*reports, strict=True))))

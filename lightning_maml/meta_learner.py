@@ -248,7 +248,7 @@ class MetaLearner(LightningModule):
         logs = updates and every and (self.global_step + 1) % every == 0
         before = self.evaluate(episode, inner_steps=0) if logs else None
         loss, result = self._meta_loss(episode)
-        self.manual_backward(loss / self.meta_update.accumulate_batches)
+        self.manual_backward(self.meta_update.share(loss))
         self._rate.add(episode.tasks * self.trainer.world_size)
         self._batches_since_update += 1
         if updates:

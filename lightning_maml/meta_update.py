@@ -14,6 +14,9 @@ OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 
 
+FUSED = ("cpu", "cuda")
+"""Devices on which Adam takes its step for all parameters in one call."""
+
 LARGEST = 1e30
 """Torch steps and clips by numbers of 32 bits, which must have room for a factor."""
 
@@ -59,10 +62,15 @@ class MetaUpdate:
             optimizer = _made("optimizer", self.optimizer, parameters, Optimizer)
         else:
             lr = 1e-3 if self.meta_lr is None else self.meta_lr
-            optimizer = torch.optim.Adam(parameters, lr=lr)
+            fused = all(p.device.type in FUSED for p in parameters)
+            optimizer = torch.optim.Adam(parameters, lr=lr, fused=fused)
         if self.scheduler is None:
             return optimizer
         return [optimizer], [_made("scheduler", self.scheduler, optimizer, LRScheduler)]
+
+    def share(self, loss: Tensor) -> Tensor:
+        """What a batch's meta-loss adds to the mean over `accumulate_batches`."""
+        return loss if self.accumulate_batches == 1 else loss / self.accumulate_batches
 
     def clip(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """Clip `.grad` in place, by value and then by norm; returns the norm before."""

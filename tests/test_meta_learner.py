@@ -60,6 +60,20 @@ def test_a_meta_update_is_the_optimizers_step_on_the_meta_gradient(tmp_path: Pat
     torch.testing.assert_close(maml.model.weight.squeeze(), number(3.0), **EXACT)
 
 
+def test_the_default_optimizer_is_adam(tmp_path: Path) -> None:
+    """Three steps by its formula, on the meta-gradient 2 (w - 3), in one call each."""
+    rate, beta1, beta2, w, mean, square = 0.1, 0.9, 0.999, 2.0, 0.0, 0.0
+    for step in (1, 2, 3):
+        gradient = 2 * (w - 3)
+        mean = beta1 * mean + (1 - beta1) * gradient
+        square = beta2 * square + (1 - beta2) * gradient**2
+        w -= rate * mean / (1 - beta1**step) / ((square / (1 - beta2**step)) ** 0.5 + 1e-8)
+    maml, runs = learner(meta_lr=rate), trainer(tmp_path, max_steps=3)
+    runs.fit(maml, loader(*[scalar_task()] * 3))
+    torch.testing.assert_close(maml.model.weight.squeeze(), number(w), rtol=1e-12, atol=0)
+    assert runs.optimizers[0].defaults["fused"]
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_global_step_counts_meta_updates(tmp_path: Path, accumulate: int) -> None:
     """max_steps = 4 takes 4 n batches with accumulation over n."""

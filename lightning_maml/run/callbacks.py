@@ -4,6 +4,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
 
 from lightning_maml.run.checkpointing import AtomicCheckpointIO, RunState
+from lightning_maml.run.device_count import SkipDeviceCount
 from lightning_maml.run.empty_hooks import SkipEmptyHooks
 from lightning_maml.run.freed_memory import KeepFreedMemory
 from lightning_maml.run.interruption import GracefulStop
@@ -13,7 +14,8 @@ from lightning_maml.run.trainer_checks import check_trainer
 from lightning_maml.run.wandb_logging import WandbState
 
 FOR_EVERY_RUN = (
-    ResultFile, RunState, GracefulStop, SampleTasks, WandbState, SkipEmptyHooks, KeepFreedMemory,
+    ResultFile, RunState, GracefulStop, SampleTasks, WandbState, SkipEmptyHooks, SkipDeviceCount,
+    KeepFreedMemory,
 )  # fmt: skip
 
 
