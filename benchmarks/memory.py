@@ -13,14 +13,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 
+from peers import report
 from peers.contestants import chosen, contestants
 from peers.ours import first_order
 from peers.peak_memory import Case
 from peers.workloads import CONFIGS, from_config
 
+TITLE = "Memory of a meta-gradient"
+LEGEND = """\
+`ours-<derivation>-<tasks at once>` is this package, `first-order` without second derivatives. In
+float32; each case in a process of its own.
+"""
 EVERYONE = ("ours-*-1", "naive", "torchopt-*", "higher", "learn2learn")
 Peaks = dict[str, list[int]]
 """Bytes by contestant, one number for each number of inner steps."""
@@ -87,14 +92,15 @@ def main() -> None:
     parser.add_argument("--learn2learn", type=Path, help="folder of its source")
     parser.add_argument("--plot", type=Path, help="draw it into this file, too")
     options = parser.parse_args()
-    print(f"{options.workload}, torch {torch.__version__}, {options.device}, peak in MB\n")
+    print(report.heading(report.origin(options.device, Case.seed, 1), TITLE, LEGEND))
+    print(f"{options.workload}, peak in MB above what was held before\n")
     found: dict[int, Peaks] = {}
     for tasks in options.tasks:
         try:
             found[tasks], absent = measure(tasks, options)
         except ValueError as error:
             raise SystemExit(str(error)) from error
-        print(f"{counted(tasks, 'task')}:\n")
+        print(f"## {counted(tasks, 'task')}\n")
         print(table(options.steps, found[tasks], absent), flush=True)
     if options.plot:
         plot(options.plot, options.steps, found)

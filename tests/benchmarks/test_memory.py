@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 
 import memory
 from peers.peak_memory import Case
@@ -27,8 +28,10 @@ def test_a_row_for_each_contestant_and_a_table_for_each_number_of_tasks(
     steps = ["--steps", "1", "50", "--tasks", "1", "4"]
     figure = tmp_path / "figure.svg"
     main(monkeypatch, "--contestant", *names, *steps, "--plot", str(figure))
-    one, four = capsys.readouterr().out.split("\n4 tasks:\n")
-    assert "1 task:" in one
+    one, four = capsys.readouterr().out.split("\n## 4 tasks\n")
+    assert "## 1 task\n" in one
+    assert "mini_1shot, peak in MB" in one
+    assert f"torch {torch.__version__.partition('+')[0]}" in one
     assert "| contestant | 1 step | 50 steps | last / first |" in one
     assert "| ours-unrolled-1 | 100 | 5000 | 50.00 |" in one
     assert "| ours-unrolled-1 | 400 | 20000 | 50.00 |" in four
