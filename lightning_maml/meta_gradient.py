@@ -9,7 +9,7 @@ sizes,
 
 where H_k u is a directional derivative of the inner gradient at theta_k. Only one inner step's
 activations are alive at any time, so memory does not grow with the number of inner steps; what
-is kept are the weights theta_0 .. theta_K. `unrolled` is reverse mode through the whole loop: the
+is kept are the weights theta_0 .. theta_K, and in first order not even these. `unrolled` is reverse mode through the whole loop: the
 reference, and the way for operators that have no forward-mode derivative. `joint` is reverse mode
 through the loops of all tasks of a chunk at once, for the operators that it is right for
 (joint_operators.py).
@@ -153,9 +153,10 @@ def sweep(
     a stochastic layer (dropout) draws the same mask.
     """
     device = task.support_x.device
-    # A linear rule's derivative ignores the values of the gradients: any tensors of their shapes
-    # do, and theta is kept anyway.
+    # A linear rule's derivative ignores values: any tensors of these shapes do. Second derivatives
+    # need theta.
     needs_grads = bool(meta.step_sizes) or not loop.rule.linear
+    needs_theta = needs_grads or not loop.first_order
     theta, state = meta.adapted, loop.rule.init(meta.adapted)
     steps: list[Kept] = []
     support_losses: list[Tensor] = []
@@ -164,7 +165,8 @@ def sweep(
     for step in range(loop.steps):
         random = random_state(device) if replay else []
         after = inner_step(loop, loss, meta, theta, state, task, step)
-        steps.append(Kept(theta, state, after.grads if needs_grads else theta, random))
+        kept = theta if needs_theta else meta.adapted
+        steps.append(Kept(kept, state, after.grads if needs_grads else kept, random))
         support_losses.append(after.support_loss)
         theta, state = after.theta, after.state
         weight = loop.query_weight(step + 1)

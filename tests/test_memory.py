@@ -42,11 +42,17 @@ class PeakBytes(TorchDispatchMode):
         self.now -= size
 
 
-def peak(derivation: str, steps: int, tasks: int = 1, tasks_at_once: int = 1) -> int:
+def peak(
+    derivation: str,
+    steps: int,
+    tasks: int = 1,
+    tasks_at_once: int = 1,
+    first_order: bool = False,
+) -> int:
     torch.manual_seed(0)
     maml = MetaLearner(
         Conv4(3, 1, 4, 16, "max_pool", "flatten"), loss=F.cross_entropy, inner_steps=steps,
-        derivation=derivation, tasks_at_once=tasks_at_once,
+        derivation=derivation, tasks_at_once=tasks_at_once, first_order=first_order,
     )  # fmt: skip
     x = torch.rand(tasks, 12, 1, 16, 16)
     y = torch.arange(12).remainder(3).expand(tasks, -1)
@@ -62,6 +68,13 @@ def test_memory_is_flat_in_the_number_of_inner_steps() -> None:
     """At most 1.15 times from 2 to 20 steps; unrolled grows, so the measure can tell."""
     assert peak("sweep", 20) <= 1.15 * peak("sweep", 2)
     assert peak("unrolled", 20) > 3 * peak("unrolled", 2)
+
+
+def test_first_order_keeps_nothing_of_a_step() -> None:
+    """From 2 to 40 steps; the sweep keeps the weights of each."""
+    at_two, at_forty = (peak("sweep", steps, first_order=True) for steps in (2, 40))
+    assert at_forty <= 1.01 * at_two
+    assert peak("sweep", 40) > 1.1 * peak("sweep", 2)
 
 
 def test_memory_falls_with_the_number_of_tasks_at_once() -> None:
