@@ -172,9 +172,16 @@ class Engine:
         return with_gradient(result.loss, inputs, known), result
 
     def curve(
-        self, loop: InnerLoop, episode: Episode, step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES
+        self,
+        loop: InnerLoop,
+        episode: Episode,
+        step_sizes: Mapping[str, Tensor] = NO_STEP_SIZES,
+        only_last: bool = False,
     ) -> Curve:
-        """Query loss and output after 0 .. `loop.steps` inner steps, in eval mode."""
+        """Query loss and output after 0 .. `loop.steps` inner steps, in eval mode.
+
+        With `only_last` the curve has but its last point, and the others are not computed.
+        """
         tensors, at_once = self._evaluated_tensors(), self._at_once(episode)
         loss = task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)
         start = self._start(tensors, self._n_way(episode.support_y))
@@ -183,7 +190,8 @@ class Engine:
             meta = start(meta, task)
             points = [
                 loss(theta, meta.held, task.query_x, task.query_y)
-                for theta in adapt(loop, loss, meta, task)
+                for step, theta in enumerate(adapt(loop, loss, meta, task))
+                if step == loop.steps or not only_last
             ]
             losses, outputs = zip(*points, strict=True)
             return torch.stack(losses), torch.stack(outputs)

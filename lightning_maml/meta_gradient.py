@@ -9,10 +9,10 @@ sizes,
 
 where H_k u is a directional derivative of the inner gradient at theta_k. Only one inner step's
 activations are alive at any time, so memory does not grow with the number of inner steps; what
-is kept are the weights theta_0 .. theta_K, and in first order not even these. `unrolled` is reverse mode through the whole loop: the
-reference, and the way for operators that have no forward-mode derivative. `joint` is reverse mode
-through the loops of all tasks of a chunk at once, for the operators that it is right for
-(joint_operators.py).
+is kept are the weights theta_0 .. theta_K, and in first order not even these. `unrolled` is
+reverse mode through the whole loop: the reference, and the way for operators that have no
+forward-mode derivative. `joint` is reverse mode through the loops of all tasks of a chunk at once,
+for the operators that it is right for (joint_operators.py).
 """
 
 # Annotations stay strings: torch.compile cannot evaluate those of the nested functions.

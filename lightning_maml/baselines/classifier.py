@@ -156,7 +156,7 @@ class PretrainedClassifier(Pretrained):
 
         def mean_of(schedule: tuple[float, float]) -> float:
             self._use_schedule(schedule)
-            return mean_after_last_step(self.evaluate, episodes, self.device)
+            return mean_after_last_step(self.evaluate_last, episodes, self.device)
 
         grid = [*product(self.fine_tuning_lrs, self.fine_tuning_decays)]
         self.tuning = tune(grid, mean_of, self.higher_is_better)

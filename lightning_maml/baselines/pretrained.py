@@ -16,10 +16,12 @@ from lightning_maml.baselines.tuning import (
     tune,
     validation_tasks,
 )
+from lightning_maml.episode import Episode
 from lightning_maml.losses import Loss
 from lightning_maml.meta_learner import MetaLearner
 from lightning_maml.meta_update import OptimizerFactory, SchedulerFactory
 from lightning_maml.step_sizes import StepSizes
+from lightning_maml.task_curve import EvalResult
 from lightning_maml.tasks_at_once import TasksAtOnce
 
 FINE_TUNING_LRS = (1e-5, 1e-4, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
@@ -106,10 +108,17 @@ class Pretrained(MetaLearner):
 
         def mean_of(step_size: float) -> float:
             self._use(StepSizes(step_size))
-            return mean_after_last_step(self.evaluate, episodes, self.device)
+            return mean_after_last_step(self.evaluate_last, episodes, self.device)
 
         self.tuning = tune(self.fine_tuning_lrs, mean_of, self.higher_is_better)
         self._use(StepSizes(self.tuning.chosen))
+
+    def evaluate_last(self, episode: Episode) -> EvalResult:
+        """The last point alone of what `evaluate` gives: both ``[1, tasks]``."""
+        episode = self._checked(episode)
+        loop, sizes = self._loop(None), self._step_sizes()
+        (loss,), (output,) = self.engine.curve(loop, episode, sizes, only_last=True)
+        return EvalResult(loss[None], self._per_task_metric(output, episode)[None])
 
     def result_facts(self) -> dict[str, Any]:
         """What the result file says beside the curve."""

@@ -54,6 +54,16 @@ def test_the_choice_is_the_best_on_the_validation_tasks(tmp_path) -> None:
     assert "validate" in data.stages
 
 
+def test_candidates_are_judged_without_the_query_loss_of_earlier_steps() -> None:
+    """Of four steps: once for each support gradient, once for the query; with a curve, five."""
+    model, calls = learner(), []
+    model.engine.model.register_forward_hook(lambda *_: calls.append(1))
+    last, whole = model.evaluate_last(slopes(4)), model.evaluate(slopes(4))
+    assert len(calls) == (4 + 1) + (4 + 5)
+    assert torch.equal(last.loss, whole.loss[-1:])
+    assert torch.equal(last.metric, whole.metric[-1:])
+
+
 def test_validation_keeps_the_fixed_step_size_after_a_test_too(tmp_path) -> None:
     model = learner(inner_lr=0.07)
     expected = errors_of_gradient_descent(slopes(5, seed=1), 0.5, 0.07, 4)[-1].mean()
