@@ -116,6 +116,8 @@ class NeuralStatistician(nn.Module):
         context: numbers in c.
         latent: numbers in z.
         hidden: units of dense layers.
+        warm_up: lest the contexts come to say nothing, the loss has 1 + a times the pixels and the
+            divergences divided by it; a is 1 and is halved after each `warm_up` batches. 0: none.
 
     Raises:
         ValueError: naming what does not fit in the images or labels of a task.
@@ -128,13 +130,15 @@ class NeuralStatistician(nn.Module):
         context: int = 512,
         latent: int = 16,
         hidden: int = 256,
+        warm_up: int = 0,
     ) -> None:
         check_types(NeuralStatistician.__init__, locals())
         check_counts(in_channels=(in_channels, 1), channels=(channels, 1), context=(context, 1))
-        check_counts(latent=(latent, 1), hidden=(hidden, 1))
+        check_counts(latent=(latent, 1), hidden=(hidden, 1), warm_up=(warm_up, 0))
         super().__init__()
         features = 4 * channels * LAST**2
-        self.in_channels = in_channels
+        self.in_channels, self.warm_up = in_channels, warm_up
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.encoder = encoder(in_channels, channels)
         self.of_image = nn.Sequential(nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ELU())
         self.of_set = nn.Sequential(
@@ -174,10 +178,14 @@ class NeuralStatistician(nn.Module):
         parts = (sets(support_x, support_y, n_way), sets(query_x, query_y, n_way, "query"))
         images = torch.cat(parts, dim=2).flatten(0, 1)
         taken = int(torch.randint(1, images.shape[1] + 1, ()))
-        return -self.bound(torch.bernoulli(images[:, :taken]))
+        weight = 1 + 0.5 ** (int(self.batches) // self.warm_up) if self.warm_up else 1.0
+        self.batches += 1
+        return -self.bound(torch.bernoulli(images[:, :taken]), weight)
 
-    def bound(self, images: Tensor) -> Tensor:
+    def bound(self, images: Tensor, weight: float = 1.0) -> Tensor:
         """Evidence lower bound of sets of binary images, divided by their number (Eq. 5).
+
+        Pixels count `weight` times, divergences are divided by it.
 
         Shapes: ``[B, K, in_channels, 28, 28]`` -> scalar.
         """
@@ -191,7 +199,8 @@ class NeuralStatistician(nn.Module):
         of_latents = kl_divergence(q_z, Gaussian.of(self.prior(c))).sum()
         standard = Gaussian(torch.zeros_like(q_c.mean), torch.zeros_like(q_c.log_var))
         of_contexts = kl_divergence(q_c, standard).sum()
-        return -(pixels + of_latents + of_contexts) / images.shape[:2].numel()
+        both = weight * pixels + (of_latents + of_contexts) / weight
+        return -both / images.shape[:2].numel()
 
     def _features(self, images: Tensor) -> Tensor:
         """``[B, K, channels, 28, 28] -> [B, K, F]``."""

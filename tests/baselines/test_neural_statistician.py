@@ -81,6 +81,37 @@ def test_bound_is_that_of_its_parts(monkeypatch) -> None:
     torch.testing.assert_close(model.bound(binary), total / 6, rtol=1e-4, atol=1e-3)
 
 
+def test_the_pixels_weight_falls_from_two_to_one(monkeypatch) -> None:
+    """1 + a of the pixels, 1 / (1 + a) of the divergences, a = 1, 1/2, 1/4 two batches each."""
+    weights = []
+
+    def bound(images: torch.Tensor, weight: float) -> torch.Tensor:
+        weights.append(weight)
+        return images.sum()
+
+    model = NeuralStatistician(channels=2, context=6, latent=3, hidden=8, warm_up=2)
+    monkeypatch.setattr(model, "bound", bound)
+    for _ in range(3):
+        model.training_loss(images(1, 2))
+    resumed = NeuralStatistician(channels=2, context=6, latent=3, hidden=8, warm_up=2)
+    resumed.load_state_dict(model.state_dict())
+    monkeypatch.setattr(resumed, "bound", bound)
+    for _ in range(3):
+        resumed.training_loss(images(1, 2))
+    assert weights == [2, 2, 1.5, 1.5, 1.25, 1.25]
+
+
+def test_weighted_bound_is_that_of_its_parts(monkeypatch) -> None:
+    """Linear in the weight and its inverse: from two of them follows the third."""
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    model = method().eval()
+    binary = (images(1, 2).support_x > 0.5).float().view(3, 2, 1, 28, 28)
+    one, two, three = (model.bound(binary, weight) for weight in (1.0, 2.0, 3.0))
+    divergences = (2 * one - two) * 2 / 3  # pixels + d, 2 pixels + d / 2
+    torch.testing.assert_close(three, 3 * (one - divergences) + divergences / 3)
+    assert divergences < 0 > one - divergences
+
+
 def test_classes_by_divergence_in_loops() -> None:
     """Softmax over classes of -KL(q(c | support set of the class) || q(c | query)).
 
