@@ -153,8 +153,7 @@ def sweep(
     a stochastic layer (dropout) draws the same mask.
     """
     device = task.support_x.device
-    # A linear rule's derivative ignores values: any tensors of these shapes do. Second derivatives
-    # need theta.
+    # The derivative of a linear rule takes any tensors of these shapes; second derivatives do not.
     needs_grads = bool(meta.step_sizes) or not loop.rule.linear
     needs_theta = needs_grads or not loop.first_order
     theta, state = meta.adapted, loop.rule.init(meta.adapted)
