@@ -62,7 +62,7 @@ class MetaUpdate:
             optimizer = _made("optimizer", self.optimizer, parameters, Optimizer)
         else:
             lr = 1e-3 if self.meta_lr is None else self.meta_lr
-            fused = all(p.device.type in FUSED for p in parameters)
+            fused = all(p.device.type in FUSED and p.is_floating_point() for p in parameters)
             optimizer = torch.optim.Adam(parameters, lr=lr, fused=fused)
         if self.scheduler is None:
             return optimizer
