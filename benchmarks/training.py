@@ -222,6 +222,11 @@ def medians(turns: list[dict[str, Any]], key: str) -> dict[str, Any]:
     return {name: median_of([turn[key][name] for turn in turns]) for name in turns[0][key]}
 
 
+def three(rate: float) -> str:
+    """Three digits of a rate, or all before the point."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
 def fit_row(result: dict[str, Any]) -> list[str]:
     """A config's line in the table of fits."""
     rates = quartiles([1e3 / turn["update_ms"] for turn in result["bare"]])
@@ -234,8 +239,8 @@ def fit_row(result: dict[str, Any]) -> list[str]:
     )
     return [
         Path(result["config"]).stem,
-        f"{rates[1]:,.0f} ({rates[0]:,.0f} to {rates[2]:,.0f})",
-        f"{1e3 / whole:,.0f}",
+        f"{three(rates[1])} ({three(rates[0])} to {three(rates[2])})",
+        three(1e3 / whole),
         *[f"{parts[part] / whole:.1%}" for part in PARTS],
         f"{overhead:.3f}",
         f"{clock:.3f}",

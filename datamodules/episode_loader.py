@@ -103,7 +103,9 @@ class TrainingLoader(DataLoader[Episode | TaskBatch]):
     def __iter__(self) -> Iterator[Episode | TaskBatch]:  # type: ignore[override]
         order = self.sampler
         self._epoch, self._taken = getattr(order, "epoch", 0), getattr(order, "taken", 0)
-        for episode in super().__iter__():
+        # Without workers torch's iterator would only add its time to each batch.
+        batches = super().__iter__() if self.num_workers else map(self.dataset.__getitem__, order)
+        for episode in batches:
             self._taken += 1
             yield episode
 

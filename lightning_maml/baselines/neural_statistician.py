@@ -123,6 +123,8 @@ class NeuralStatistician(nn.Module):
         ValueError: naming what does not fit in the images or labels of a task.
     """
 
+    batches: Tensor
+
     def __init__(
         self,
         in_channels: int = 1,
