@@ -80,12 +80,6 @@ class EpisodicDataModule(LightningDataModule):
         """The test tasks."""
         return self.test_dataloader()
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, idx: int) -> Any:
-        """To the trainer's device; an episode that is there already is left alone."""
-        if isinstance(batch, Episode) and all(part.device == device for part in batch):
-            return batch
-        return super().transfer_batch_to_device(batch, device, idx)
-
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Images travel as uint8; on the device they become floats in [0, 1] and are augmented."""
         if isinstance(batch, Augmented):

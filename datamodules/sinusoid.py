@@ -164,7 +164,8 @@ class Sinusoid(EpisodicDataModule):
         sampler = self.samplers[split]
         if least != sampler.sizes:
             return VaryingTasks(sampler, sampler.seed, split, least)
-        return DrawnAhead(sampler, AHEAD) if split == "train" else sampler
+        alone = self._rank()[1] == 1 and not self.batches.num_workers
+        return DrawnAhead(sampler, AHEAD) if split == "train" and alone else sampler
 
 
 def _scaled(draws: Floats, bounds: Range) -> Floats:

@@ -168,7 +168,7 @@ class Engine:
             for part, grads in zip(parts, result.grads, strict=True)
             for name, tensor in part.items()
         ]
-        inputs, known = zip(*pairs, strict=True)
+        inputs, known = [tensor for tensor, _ in pairs], [grad for _, grad in pairs]
         return with_gradient(result.loss, inputs, known), result
 
     def curve(

@@ -40,8 +40,9 @@ class InnerRule(ABC):
     """An inner update. Rules are frozen dataclasses, so that equal ones share compiled programs.
 
     Attributes:
-        linear: whether theta' and the state are linear in the gradients, so that their values need
-            not be kept unless step sizes are learned. True of a rule that is not gives a wrong
+        linear: whether theta' and the state are linear, up to constants, in theta, gradients and
+            state together, so that the derivative is the same everywhere and values need not be
+            kept for it unless step sizes are learned. True of a rule that is not gives a wrong
             gradient.
     """
 

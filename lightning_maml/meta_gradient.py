@@ -9,10 +9,10 @@ sizes,
 
 where H_k u is a directional derivative of the inner gradient at theta_k. Only one inner step's
 activations are alive at any time, so memory does not grow with the number of inner steps; what
-is kept are the weights theta_0 .. theta_K, and in first order not even these. `unrolled` is
-reverse mode through the whole loop: the reference, and the way for operators that have no
-forward-mode derivative. `joint` is reverse mode through the loops of all tasks of a chunk at once,
-for the operators that it is right for (joint_operators.py).
+is kept are the weights theta_0 .. theta_K, in first order with plain SGD not even these.
+`unrolled` is reverse mode through the whole loop: the reference, and the way for operators that
+have no forward-mode derivative. `joint` is reverse mode through the loops of all tasks of a chunk
+at once, for the operators that it is right for (joint_operators.py).
 """
 
 # Annotations stay strings: torch.compile cannot evaluate those of the nested functions.
@@ -153,7 +153,7 @@ def sweep(
     a stochastic layer (dropout) draws the same mask.
     """
     device = task.support_x.device
-    # The derivative of a linear rule takes any tensors of these shapes; second derivatives do not.
+    # A linear rule has the same derivative everywhere; that of the inner gradient is at theta.
     needs_grads = bool(meta.step_sizes) or not loop.rule.linear
     needs_theta = needs_grads or not loop.first_order
     theta, state = meta.adapted, loop.rule.init(meta.adapted)
@@ -333,11 +333,12 @@ def mean_over_tasks(
     Eq. 1 sums over tasks; with the mean, the meta step size means the same for any number.
     `share` gives the `share_of_mean` of a chunk.
     """
-    first, *others = map(share, chunks(episode, tasks_at_once))
-    if not others:
-        return first
-    loss, grads = first.loss, first.grads
-    for other in others:
-        loss, grads = tree_map(torch.add, (loss, grads), (other.loss, other.grads))
-    reports = [part.report for part in (first, *others)]
-    return MetaGradient(loss, grads, TaskReport(*map(torch.cat, zip(*reports, strict=True))))
+    parts = map(share, chunks(episode, tasks_at_once))  # one after the other
+    loss, grads, report = next(parts)
+    reports = [report]
+    for part in parts:
+        loss, grads = tree_map(torch.add, (loss, grads), (part.loss, part.grads))
+        reports.append(part.report)
+    if len(reports) > 1:
+        report = TaskReport(*map(torch.cat, zip(*reports, strict=True)))
+    return MetaGradient(loss, grads, report)

@@ -62,8 +62,7 @@ class MetaUpdate:
             optimizer = _made("optimizer", self.optimizer, parameters, Optimizer)
         else:
             lr = 1e-3 if self.meta_lr is None else self.meta_lr
-            fused = all(p.device.type in FUSED and p.is_floating_point() for p in parameters)
-            optimizer = torch.optim.Adam(parameters, lr=lr, fused=fused)
+            optimizer = torch.optim.Adam(parameters, lr=lr, fused=all(map(_fits_fused, parameters)))
         if self.scheduler is None:
             return optimizer
         return [optimizer], [_made("scheduler", self.scheduler, optimizer, LRScheduler)]
@@ -80,6 +79,12 @@ class MetaUpdate:
         if self.clip_norm is not None:
             clip_grad_norm_(parameters, self.clip_norm)
         return norm
+
+
+def _fits_fused(parameter: Tensor) -> bool:
+    """Whether torch can update it in one call with others: on a CPU it ignores strides."""
+    right = parameter.is_floating_point() and parameter.is_contiguous()
+    return right and parameter.device.type in FUSED
 
 
 def _made(name: str, make: Callable[[Any], Any], given: Any, kind: type) -> Any:

@@ -9,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from lightning_maml import Episode, MetaLearner
+from lightning_maml.inner_loop import MetaParams
+from lightning_maml.meta_gradient import MetaGradient, TaskReport, mean_over_tasks
 from lightning_maml.models import Conv4
 
 
@@ -75,6 +77,25 @@ def test_first_order_keeps_nothing_of_a_step() -> None:
     at_two, at_forty = (peak("sweep", steps, first_order=True) for steps in (2, 40))
     assert at_forty <= 1.01 * at_two
     assert peak("sweep", 40) > 1.1 * peak("sweep", 2)
+
+
+def test_gradients_of_chunks_are_added_as_they_come() -> None:
+    """Not those of all chunks at once: the sum, one chunk's, and the next one's."""
+    alive: list[weakref.ref] = []
+
+    def share(chunk: Episode) -> MetaGradient:
+        found.append(sum(ref() is not None for ref in alive))
+        grad, one = torch.ones(1), torch.ones(1)
+        alive.append(weakref.ref(grad))
+        return MetaGradient(
+            torch.ones(()), MetaParams({"w": grad}, {}, {}), TaskReport(one, one, one)
+        )
+
+    found: list[int] = []
+    x = torch.zeros(20, 1)
+    total = mean_over_tasks(share, Episode(x, x, x, x), 1)
+    assert total.grads.adapted["w"].item() == 20
+    assert max(found) <= 2
 
 
 def test_memory_falls_with_the_number_of_tasks_at_once() -> None:

@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch.utils.data import DataLoader
 
 from lightning_maml import Episode, MetaLearner
+from lightning_maml.meta_update import MetaUpdate
 from tests.test_modules import Counter, images, regression, stock_conv_net, two_layers
 from tests.test_scalar_case import EXACT, learner, number, scalar_model, scalar_task
 
@@ -72,6 +73,17 @@ def test_the_default_optimizer_is_adam(tmp_path: Path) -> None:
     runs.fit(maml, loader(*[scalar_task()] * 3))
     torch.testing.assert_close(maml.model.weight.squeeze(), number(w), rtol=1e-12, atol=0)
     assert runs.optimizers[0].defaults["fused"]
+
+
+def test_the_default_optimizer_bears_parameters_of_any_layout() -> None:
+    """Where torch's step for all in one call would go by the storage, not by the strides."""
+    storage = torch.zeros(4, 6)
+    parameter = torch.nn.Parameter(storage[:, ::2])
+    optimizer = MetaUpdate(meta_lr=0.1).configure([parameter])
+    parameter.grad = torch.ones(4, 3)
+    optimizer.step()
+    torch.testing.assert_close(storage[:, ::2], torch.full((4, 3), -0.1))
+    assert not storage[:, 1::2].any()
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

@@ -140,7 +140,8 @@ class NeuralStatistician(nn.Module):
         super().__init__()
         features = 4 * channels * LAST**2
         self.in_channels, self.warm_up = in_channels, warm_up
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        if warm_up:
+            self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.encoder = encoder(in_channels, channels)
         self.of_image = nn.Sequential(nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ELU())
         self.of_set = nn.Sequential(
@@ -180,8 +181,10 @@ class NeuralStatistician(nn.Module):
         parts = (sets(support_x, support_y, n_way), sets(query_x, query_y, n_way, "query"))
         images = torch.cat(parts, dim=2).flatten(0, 1)
         taken = int(torch.randint(1, images.shape[1] + 1, ()))
-        weight = 1 + 0.5 ** (int(self.batches) // self.warm_up) if self.warm_up else 1.0
-        self.batches += 1
+        weight = 1.0
+        if self.warm_up:
+            weight += 0.5 ** (int(self.batches) // self.warm_up)
+            self.batches += 1
         return -self.bound(torch.bernoulli(images[:, :taken]), weight)
 
     def bound(self, images: Tensor, weight: float = 1.0) -> Tensor:

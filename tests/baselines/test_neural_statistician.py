@@ -101,6 +101,10 @@ def test_the_pixels_weight_falls_from_two_to_one(monkeypatch) -> None:
     assert weights == [2, 2, 1.5, 1.5, 1.25, 1.25]
 
 
+def test_without_a_warm_up_nothing_is_counted() -> None:
+    assert "batches" not in method().state_dict()
+
+
 def test_weighted_bound_is_that_of_its_parts(monkeypatch) -> None:
     """Linear in the weight and its inverse: from two of them follows the third."""
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)

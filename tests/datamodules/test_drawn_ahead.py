@@ -36,11 +36,26 @@ def test_the_sampler_is_asked_once_for_many_batches() -> None:
     assert asked == [(0, 20), (20, 20), (40, 20)]
 
 
+def test_not_where_processes_or_workers_share_the_tasks() -> None:
+    """Each would draw what the others take."""
+    for ranks, workers, ahead in ((1, 0, True), (2, 0, False), (1, 2, False)):
+        data = Sinusoid(num_workers=workers)
+        data.trainer = SimpleNamespace(global_rank=0, world_size=ranks)  # type: ignore[assignment]
+        data.setup()
+        assert isinstance(data.tasks["train"], DrawnAhead) == ahead
+
+
+def test_what_is_done_to_a_batch_stays_in_it() -> None:
+    ahead = DrawnAhead(counting([]), 20)
+    ahead(2, 3).support_x.zero_()
+    assert ahead(2, 3).support_x.flatten().tolist() == [2, 3, 4]
+
+
 def test_training_sinusoids_are_those_of_the_sampler_on_each_rank() -> None:
-    for rank in (0, 1):
+    for rank, ranks in ((0, 1), (0, 2), (1, 2)):
         data = Sinusoid(meta_batch_size=3, train_batches_per_epoch=1500)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks)  # type: ignore[assignment]
         for step, episode in enumerate(data.train_dataloader()):
             if step % 97 == 0 or step > 1490:
-                right = data.samplers["train"](3 * (2 * step + rank), 3)
+                right = data.samplers["train"](3 * (ranks * step + rank), 3)
                 assert all(map(torch.equal, episode, right))
