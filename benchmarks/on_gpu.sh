@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything of docs/performance.md on a CUDA device, into benchmarks/results.
+# What docs/performance.md has of CPUs, measured on a CUDA device, into benchmarks/results.
 #
 #     pip install -e '.[peers]'
 #     bash benchmarks/on_gpu.sh DATA            # the folder of Omniglot and mini-ImageNet
@@ -27,11 +27,12 @@ run "$out/memory_cuda_$today.md" benchmarks/memory.py --device cuda \
 for workload in omniglot_5way_1shot mini_5shot; do
     run /dev/null benchmarks/precision.py "$workload" --device cuda --compile --out "$out"
 done
-run "$out/training_cuda_$today.md" benchmarks/training.py --device cuda --data.root "$data" \
+run "$out/training_sinusoid_cuda_$today.md" benchmarks/training.py --device cuda
+run "$out/training_images_cuda_$today.md" benchmarks/training.py --device cuda --data.root "$data" \
     --config configs/omniglot_5way_1shot.yaml configs/mini_1shot.yaml configs/mini_5shot.yaml \
     --updates 200 --warm-up 20
 run "$out/scaling_cuda_$today.md" benchmarks/scaling.py --device cuda --data.root "$data" \
-    --config configs/omniglot_5way_1shot.yaml \
+    --config configs/sinusoid.yaml configs/omniglot_5way_1shot.yaml \
     --processes "$(python -c 'import torch; print(max(torch.cuda.device_count(), 1))')"
 for experiment in omniglot_5way_1shot mini_5shot mini_1shot; do
     run /dev/null benchmarks/speedrun.py "$experiment" --log "$out/speedrun_cuda.json" \
