@@ -30,6 +30,12 @@ class Episode(NamedTuple):
         """Number of tasks in the batch."""
         return self.support_x.shape[0]
 
+    def to(self, device: torch.device | str) -> "Episode":
+        """The same on another device; Lightning moves batches by it."""
+        device = torch.device(device)
+        waits = device.type in ("cpu", "mps")
+        return Episode(*(part.to(device, non_blocking=not waits) for part in self))
+
 
 class TaskBatch(NamedTuple):
     """Tasks whose examples the learner makes itself, by acting in them (Alg. 3).

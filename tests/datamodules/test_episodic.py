@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DistributedSampler
@@ -15,7 +16,9 @@ from datamodules import Sinusoid
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
 from datamodules.settings import Batches
+from lightning_maml import MetaLearner
 from lightning_maml.episode import Episode
+from lightning_maml.models import MLP
 
 pytestmark = [
     # Python 3.12 and newer warn of any fork from a process with threads, as loader workers are.
@@ -170,6 +173,31 @@ class Recorder(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_an_episode_moves_as_a_whole() -> None:
+    """Also by Lightning's own way of moving a batch."""
+    episode = Episode(*(torch.ones(2, 3) for _ in range(4)))
+    for moved in (episode.to("meta"), move_data_to_device(episode, torch.device("meta"))):
+        assert isinstance(moved, Episode)
+        assert all(part.device.type == "meta" and part.shape == (2, 3) for part in moved)
+    assert episode.to("cpu").query_y is episode.query_y
+
+
+def test_a_learner_may_move_batches_itself() -> None:
+    moved = []
+
+    class Moving(MetaLearner):
+        def transfer_batch_to_device(
+            self, batch: Any, device: torch.device, dataloader_idx: int
+        ) -> Any:
+            moved.append(batch)
+            return batch
+
+    learner = Moving(MLP(1, 1, [4]), loss="mse", inner_lr=0.01)
+    with pytest.warns(UserWarning, match="use the implementation from `LightningModule`"):
+        trainer(max_steps=2, limit_val_batches=0).fit(learner, Sinusoid())
+    assert len(moved) == 2
 
 
 def trainer(**options: Any) -> Trainer:
