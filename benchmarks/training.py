@@ -222,7 +222,7 @@ def medians(turns: list[dict[str, Any]], key: str) -> dict[str, Any]:
     return {name: median_of([turn[key][name] for turn in turns]) for name in turns[0][key]}
 
 
-def three(rate: float) -> str:
+def three_digits(rate: float) -> str:
     """Three digits of a rate, or all before the point."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
@@ -239,8 +239,8 @@ def fit_row(result: dict[str, Any]) -> list[str]:
     )
     return [
         Path(result["config"]).stem,
-        f"{three(rates[1])} ({three(rates[0])} to {three(rates[2])})",
-        three(1e3 / whole),
+        f"{three_digits(rates[1])} ({three_digits(rates[0])} to {three_digits(rates[2])})",
+        three_digits(1e3 / whole),
         *[f"{parts[part] / whole:.1%}" for part in PARTS],
         f"{overhead:.3f}",
         f"{clock:.3f}",

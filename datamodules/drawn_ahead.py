@@ -1,8 +1,8 @@
 """Tasks that are drawn many at a time, where drawing a batch costs more than its few numbers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from datamodules.episode_loader import EpisodeSampler
 from lightning_maml.episode import Episode
 
 
@@ -14,7 +14,7 @@ class DrawnAhead:
     takes all of them in order, not where processes share them.
     """
 
-    sampler: EpisodeSampler
+    sampler: Callable[[int, int], Episode]
     tasks: int
     _first: int = field(init=False, default=0, repr=False)
     _drawn: Episode | None = field(init=False, default=None, repr=False)

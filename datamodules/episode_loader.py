@@ -14,7 +14,6 @@ from lightning_maml.episode import Episode, TaskBatch
 
 # (first task, number of tasks) -> their episode, or the tasks alone where the learner acts in them
 TaskSampler = Callable[[int, int], Episode | TaskBatch]
-EpisodeSampler = Callable[[int, int], Episode]
 
 
 class EpisodeBatches(Dataset[Episode | TaskBatch]):
