@@ -201,14 +201,16 @@ def watched_text(learner: Watched) -> str:
     >>> values = {"loss": 0.0712, "accuracy_before": 0.2, "accuracy": 0.9787, "tasks_per_s": 11234}
     >>> watched_text(SimpleNamespace(metric_name="accuracy", watched=values))
     'loss 0.0712, accuracy 0.200>0.979, 11.2k tasks/s'
+
+    A method without inner steps has no value before them.
     """
     values, name = learner.watched, learner.metric_name
     if not values:
         return ""
-    metric = f", {name} {short(values[f'{name}_before'])}>{short(values[name])}"
+    metric = ">".join(short(values[key]) for key in (f"{name}_before", name) if key in values)
     rate = values["tasks_per_s"]
     per_second = tqdm.format_sizeof(rate) if rate >= 1000 else f"{rate:.3g}"
-    return f"loss {short(values['loss'], 3)}{metric}, {per_second} tasks/s"
+    return f"loss {short(values['loss'], 3)}, {name} {metric}, {per_second} tasks/s"
 
 
 def short(value: float, digits: int = 3) -> str:

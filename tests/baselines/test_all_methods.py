@@ -1,6 +1,7 @@
 """Every method without an inner loop: nothing leaks by position, between tasks or queries."""
 
 import math
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -20,6 +21,7 @@ from lightning_maml.baselines import (
     MetaLSTM,
     SiameseNets,
 )
+from lightning_maml.run import progress
 from tests.baselines import test_meta_lstm, test_neural_statistician
 from tests.baselines.test_memory_methods import small_mann, small_memory
 from tests.baselines.test_metric_methods import FEATURES, METHODS
@@ -113,6 +115,16 @@ def test_a_training_step_descends_the_methods_own_loss(case, tmp_path) -> None:
     for found, parameter in zip(learner.model.parameters(), alone.parameters(), strict=True):
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         torch.testing.assert_close(found.detach(), parameter.detach() - 0.1 * gradient)
+
+
+def test_the_progress_bar_shows_the_metric(case, tmp_path, monkeypatch) -> None:
+    """There is none before inner steps."""
+    (learner, shape), shown = case, []
+    monkeypatch.setattr(progress.tqdm, "set_postfix_str", lambda _, text, **__: shown.append(text))
+    settings = {"enable_progress_bar": True, "log_every_n_steps": 1, "precision": "64-true"}
+    run = trainer(tmp_path, callbacks=[progress.MetaProgressBar()], **settings)
+    run.fit(learner, loader(noise(2, shape)))
+    assert re.fullmatch(r"loss [\d.e-]+, accuracy [\d.]+, [\d.]+k? tasks/s", shown[-1])
 
 
 def solve(model: nn.Module, *shape: int, scale: float = 1.0) -> None:
