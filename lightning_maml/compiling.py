@@ -1,7 +1,8 @@
-"""Whether the meta-gradient is compiled, and what cannot be."""
+"""Whether the meta-gradient is compiled, how, and what cannot be."""
 
 import logging
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,19 @@ from lightning_maml.functional_model import call_without_trace
 from lightning_maml.random_state import random_state, set_random_state
 
 log = logging.getLogger(__name__)
+
+Inputs = ParamSpec("Inputs")
+Result = TypeVar("Result")
+
+
+def compiled(program: Callable[Inputs, Result], device: torch.device) -> Callable[Inputs, Result]:
+    """`program`, compiled for each shape of its inputs.
+
+    On a CPU torch would put the channels last in some maps and leave others as they are; what
+    reads both at once then takes several times as long.
+    """
+    as_they_are = {"layout_optimization": False} if device.type == "cpu" else None
+    return torch.compile(program, fullgraph=True, dynamic=False, options=as_they_are)  # type: ignore[arg-type]
 
 
 def resolve_compile(setting: bool | Literal["auto"], model: nn.Module, x: Tensor) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_maml.autograd_bridge import with_gradient
-from lightning_maml.compiling import resolve_compile
+from lightning_maml.compiling import compiled, resolve_compile
 from lightning_maml.episode import Episode, check_episode
 from lightning_maml.functional_model import (
     ModuleTensors,
@@ -259,7 +259,7 @@ class Engine:
         self, loop: InnerLoop, at_once: int, x: Tensor, y: Tensor, n_way: int | None
     ) -> Callable[..., MetaGradient]:
         many = self.compile == "auto" and len(self._programs) >= COMPILED_SHAPES
-        compiled = resolve_compile(False if many else self.compile, self.model, x)
+        compiles = resolve_compile(False if many else self.compile, self.model, x)
         tensors = self.tensors()
         made = list(tensors.made)
         once = partial(self._loss_at_start, tensors, n_way)
@@ -272,14 +272,14 @@ class Engine:
             start = None
             if n_way is not None:
                 start = started(self.model, made, {**frozen, **buffers}, n_way)
-            sums = per_chunk(derivation, loop, loss, start, at_once, not compiled)(meta, chunk)
+            sums = per_chunk(derivation, loop, loss, start, at_once, not compiles)(meta, chunk)
             return share_of_mean(sums, tasks)
 
-        if not compiled:
+        if not compiles:
             return program
         # torch counts recompilations by code object: with its own, each program starts at zero.
         program.__code__ = program.__code__.replace(co_name=f"program_{next(_numbers)}")
-        return torch.compile(program, fullgraph=True, dynamic=False)
+        return compiled(program, x.device)
 
 
 def _detached(tensors: ModuleTensors, step_sizes: Mapping[str, Tensor]) -> MetaParams:

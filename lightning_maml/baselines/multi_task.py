@@ -19,7 +19,7 @@ from lightning_maml.baselines.many_networks import (
     train_networks,
 )
 from lightning_maml.baselines.pretrained import FINE_TUNING_LRS, Pretrained
-from lightning_maml.compiling import resolve_compile
+from lightning_maml.compiling import compiled, resolve_compile
 from lightning_maml.episode import Episode
 from lightning_maml.functional_model import task_loss
 from lightning_maml.inner_loop import Params
@@ -159,7 +159,7 @@ class MultiTaskAverage(Pretrained):
             loss = task_loss(self.model, self.loss, tensors.frozen, tensors.buffers)
             block = block_of_steps(lambda theta, x, y: loss(theta, {}, x, y)[0], self.recipe)
             if resolve_compile(self.engine.compile, self.model, tasks.support_x[0]):
-                block = torch.compile(block, fullgraph=True, dynamic=False)
+                block = compiled(block, tasks.support_x.device)
             self._blocks[tasks.tasks] = block
         return self._blocks[tasks.tasks]
 
