@@ -44,8 +44,8 @@ def measure(workload: Workload, options: argparse.Namespace) -> dict[str, Any]:
         ValueError: naming a contestant whose meta-gradient is not ours.
     """
 
-    def problem(dtype: torch.dtype) -> Problem:
-        return workload.problem(options.seed, dtype, options.device)
+    def problem(dtype: torch.dtype, number: int = 0) -> Problem:
+        return workload.problem(options.seed + number, dtype, options.device)
 
     everyone = contestants(workload, options.learn2learn)
     ours = configured(problem(torch.float32))

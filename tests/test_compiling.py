@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_maml import MetaLearner
-from lightning_maml.compiling import resolve_compile
+from lightning_maml.compiling import compiled, resolve_compile
 from lightning_maml.inner_loop import InnerLoop
 from lightning_maml.models import MLP, Conv4
 from lightning_maml.step_sizes import StepSizes
@@ -71,6 +71,17 @@ def test_three_compiled_meta_updates_equal_three_eager_ones(steps: int, first_or
             optimizer.step()
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert relative_error(*weights) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("device", "changed"), [("cpu", {"layout_optimization": False}), ("cuda", {})]
+)
+def test_maps_keep_their_layout_on_a_cpu(device, changed, monkeypatch) -> None:
+    """With torch's own choice kernels read across: nothing is wrong, but Omniglot takes 1.25x."""
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda program, **options: asked.append(options))
+    compiled(torch.relu, torch.device(device))
+    assert (asked[0]["options"] or {}) == changed
 
 
 def test_dropout_is_refused_by_name() -> None:

@@ -54,8 +54,8 @@ def small_machine(monkeypatch) -> None:
     monkeypatch.setattr(peers.bound, "NUMBERS", 1024)
 
 
-def mlp_problem(dtype):
-    return MLP_WORKLOAD.problem(0, dtype)
+def mlp_problem(dtype, number=0):
+    return MLP_WORKLOAD.problem(number, dtype)
 
 
 def admitted(**makes):
@@ -106,6 +106,24 @@ def test_who_differs_in_float32_alone_is_refused_as_well(spoil) -> None:
 
     with pytest.raises(ValueError, match="`rough` is not ours in float32"):
         admitted(rough=rough)
+
+
+@pytest.mark.parametrize("kinks", [2, 3])
+def test_who_differs_on_few_problems_only_is_admitted(kinks) -> None:
+    """As from a kink that it alone met; on all three it is refused."""
+
+    def unlucky(problem):
+        run, x = naive(problem), problem.episode.query_x
+        met = {float(mlp_problem(x.dtype, n).episode.query_x[0, 0]) for n in range(kinks)}
+        if x.dtype == torch.float64 or float(x[0, 0]) not in met:
+            return run
+        return lambda: {name: 1.5 * g for name, g in run().items()}
+
+    if kinks == 3:
+        with pytest.raises(ValueError, match="`unlucky` is not ours in float32"):
+            admitted(unlucky=unlucky)
+    else:
+        assert admitted(unlucky=unlucky)[0]["unlucky"].error32 < 1e-4
 
 
 def test_who_does_not_run_is_named_with_the_reason() -> None:
