@@ -22,7 +22,8 @@ ratios within a turn, with the 95% interval of that median from order statistics
 above what was held before. On a CPU ours keeps the memory that it frees, as in a run of this
 package (`lightning_maml/run/freed_memory.py`); others do so in rows of their own, "memory kept".
 Others have torch's batch norm, ours its own (`lightning_maml/models/normalise.py`).
-In float32, without TF32. Everyone's meta-gradient agreed with ours in float64 and in float32.
+In float32, without TF32. Everyone's meta-gradient agreed with ours in float64, and in float32 on
+one of three problems: a kink makes two right ones differ (`benchmarks/peers/agreement.py`).
 """
 COLUMNS = ("contestant", "ms", "quartiles", "time / ours", "95% interval", "peak MB")
 

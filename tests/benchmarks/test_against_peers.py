@@ -126,6 +126,14 @@ def test_who_differs_on_few_problems_only_is_admitted(kinks) -> None:
         assert admitted(unlucky=unlucky)[0]["unlucky"].error32 < 1e-4
 
 
+def test_a_failure_of_ours_is_not_blamed_on_others() -> None:
+    def broken(problem):
+        raise RuntimeError("ours is broken")
+
+    with pytest.raises(RuntimeError, match="ours is broken"):
+        admit({"naive": naive}, broken, mlp_problem)
+
+
 def test_who_does_not_run_is_named_with_the_reason() -> None:
     def missing(problem):
         import no_such_library  # noqa: F401
