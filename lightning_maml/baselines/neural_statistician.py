@@ -78,7 +78,7 @@ def decoder(in_channels: int, channels: int, hidden: int) -> nn.Sequential:
     """The way back, from ``hidden`` numbers to the logits of pixels: 4, 7, 14, 28."""
     sizes = ((4, 2, 3, 1), (2, 1, 2, 0), (1, 1, 2, 0))  # widths before and after; kernel, padding
     layers: list[nn.Module] = [nn.Linear(hidden, 4 * channels * LAST**2)]
-    layers += [nn.ELU(), nn.Unflatten(1, (4 * channels, LAST, LAST))]
+    layers += [nn.Unflatten(1, (4 * channels, LAST, LAST))]
     for before, after, kernel, padding in sizes:
         wide = before * channels
         up = nn.ConvTranspose2d(wide, after * channels, kernel, stride=2, padding=padding)
@@ -87,21 +87,66 @@ def decoder(in_channels: int, channels: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(channels, in_channels, 1))
 
 
-class Mix(nn.Module):
-    """Linear maps of several vectors, summed, then a residual block of three layers."""
+class GlobalNorm(nn.Module):
+    """Batch norm of all numbers of a batch together, with one scale and one offset.
 
-    def __init__(self, sizes: tuple[int, ...], hidden: int, out: int) -> None:
+    The means among them keep their spread from the start: without it, contexts say nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1, eps=1e-3, momentum=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[E, C] -> [E, C]``."""
+        return self.norm(x[:, None]).squeeze(1)
+
+
+def dense(before: int, after: int) -> nn.Sequential:
+    """Linear map, batch norm, ELU."""
+    return nn.Sequential(nn.Linear(before, after), nn.BatchNorm1d(after), nn.ELU())
+
+
+def gaussian(hidden: int, size: int) -> nn.Sequential:
+    """From ``[E, hidden]`` to ``[E, 2 * size]``: the mean and the logarithm of the variance."""
+    return nn.Sequential(nn.Linear(hidden, 2 * size), GlobalNorm())
+
+
+class Mix(nn.Module):
+    """Linear maps of several vectors, summed, ELU."""
+
+    def __init__(self, sizes: tuple[int, ...], hidden: int) -> None:
         super().__init__()
         self.maps = nn.ModuleList(nn.Linear(size, hidden) for size in sizes)
-        layers = [(nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ELU()) for _ in range(3)]
-        self.block = nn.Sequential(*(one for layer in layers for one in layer))
-        self.out = nn.Linear(hidden, out)
 
     def forward(self, *vectors: Tensor) -> Tensor:
-        """``[E, size]`` each -> ``[E, out]``."""
+        """``[E, size]`` each -> ``[E, hidden]``."""
         pairs = zip(self.maps, vectors, strict=True)
-        x = F.elu(torch.stack([layer(vector) for layer, vector in pairs]).sum(dim=0))
+        return F.elu(torch.stack([layer(vector) for layer, vector in pairs]).sum(dim=0))
+
+
+class Latent(nn.Module):
+    """A distribution of z given several vectors: their mix, a residual block of three layers."""
+
+    def __init__(self, sizes: tuple[int, ...], hidden: int, latent: int) -> None:
+        super().__init__()
+        self.mix = Mix(sizes, hidden)
+        last = (nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden))
+        self.block = nn.Sequential(dense(hidden, hidden), dense(hidden, hidden), *last)
+        self.out = gaussian(hidden, latent)
+
+    def forward(self, *vectors: Tensor) -> Tensor:
+        """``[E, size]`` each -> ``[E, 2 * latent]``."""
+        x = self.mix(*vectors)
         return self.out(F.elu(x + self.block(x)))
+
+
+def initialise(layer: nn.Module) -> None:
+    """Weights of dense layers and convolutions by Glorot and Bengio with ReLU's gain, offsets 0."""
+    if isinstance(layer, nn.Linear | nn.Conv2d):
+        nn.init.xavier_normal_(layer.weight, nn.init.calculate_gain("relu"))
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
 
 
 class NeuralStatistician(nn.Module):
@@ -143,15 +188,15 @@ class NeuralStatistician(nn.Module):
         if warm_up:
             self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.encoder = encoder(in_channels, channels)
-        self.of_image = nn.Sequential(nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ELU())
+        self.of_image = dense(features, hidden)
         self.of_set = nn.Sequential(
-            nn.Linear(hidden, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU(),
-            nn.Linear(hidden, 2 * context),
-        )  # fmt: skip
-        self.posterior = Mix((features, context), hidden, 2 * latent)
-        self.prior = Mix((context,), hidden, 2 * latent)
-        self.mix = Mix((latent, context), hidden, hidden)
+            dense(hidden, hidden), dense(hidden, hidden), gaussian(hidden, context)
+        )
+        self.posterior = Latent((features, context), hidden, latent)
+        self.prior = Latent((context,), hidden, latent)
+        self.mix = Mix((latent, context), hidden)
         self.decoder = decoder(in_channels, channels, hidden)
+        self.apply(initialise)
 
     def context(self, features: Tensor) -> Gaussian:
         """q(c | set) of sets of images: ``[B, K, F] -> [B, C]``."""

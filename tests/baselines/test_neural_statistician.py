@@ -10,7 +10,13 @@ from torch.distributions import kl_divergence as kl_of_torch
 
 from lightning_maml import Episode
 from lightning_maml.baselines import EpisodicLearner, NeuralStatistician
-from lightning_maml.baselines.neural_statistician import Gaussian, kl_divergence, sets
+from lightning_maml.baselines.neural_statistician import (
+    Gaussian,
+    GlobalNorm,
+    Latent,
+    kl_divergence,
+    sets,
+)
 from lightning_maml.functional_model import eval_mode
 
 
@@ -67,7 +73,7 @@ def test_bound_is_that_of_its_parts(monkeypatch) -> None:
     total = torch.zeros(())
     for one in binary:
         features = model.encoder(one)
-        c = model.of_set(model.of_image(features).mean(dim=0))
+        c = model.of_set(model.of_image(features).mean(dim=0, keepdim=True))[0]
         mean, log_var = c[:6], c[6:]
         q_c = Normal(mean, (log_var / 2).exp())
         total -= kl_of_torch(q_c, Normal(torch.zeros(6), torch.ones(6))).sum()
@@ -79,6 +85,33 @@ def test_bound_is_that_of_its_parts(monkeypatch) -> None:
             p = model.decoder(model.mix(z[None, :3], mean[None])).sigmoid()[0]
             total += torch.where(one[k] > 0, p, 1 - p).log().sum()
     torch.testing.assert_close(model.bound(binary), total / 6, rtol=1e-4, atol=1e-3)
+
+
+def test_global_norm_is_that_of_all_numbers() -> None:
+    x = torch.tensor([[1.0, 2.0], [3.0, 6.0]])  # mean 3, variance (4 + 1 + 0 + 9) / 4
+    torch.testing.assert_close(GlobalNorm()(x), (x - 3) / math.sqrt(3.5 + 1e-3))
+
+
+def test_contexts_differ_from_the_start() -> None:
+    """Mean and variance of c, together, have mean 0 and variance 1 over the sets of a batch."""
+    model = NeuralStatistician(channels=4, context=32, latent=3, hidden=16)
+    found = model.context(model.encoder(images(8, 1).support_x.flatten(0, 1)).unsqueeze(1))
+    both = torch.cat(found, dim=1)
+    assert both.mean().item() == pytest.approx(0, abs=1e-5)
+    assert both.var(correction=0).item() == pytest.approx(1, abs=0.01)
+
+
+def test_distribution_of_the_latent_by_hand() -> None:
+    """ELU of summed maps; three dense layers added to it, the last without ELU; a linear map."""
+    torch.manual_seed(0)
+    net = Latent((2, 3), 4, 5).eval()
+    a, b = torch.randn(6, 2), torch.randn(6, 3)
+    elu = torch.nn.functional.elu
+    x = elu(net.mix.maps[0](a) + net.mix.maps[1](b))
+    linear = [layer for layer in net.block.modules() if isinstance(layer, nn.Linear)]
+    by = 1 / math.sqrt(1 + 1e-5)  # batch norm that has seen nothing
+    y = linear[2](elu(by * linear[1](elu(by * linear[0](x))))) * by
+    torch.testing.assert_close(net(a, b), net.out[0](elu(x + y)) / math.sqrt(1 + 1e-3))
 
 
 def test_the_pixels_weight_falls_from_two_to_one(monkeypatch) -> None:
@@ -108,7 +141,7 @@ def test_without_a_warm_up_nothing_is_counted() -> None:
 def test_weighted_bound_is_that_of_its_parts(monkeypatch) -> None:
     """Linear in the weight and its inverse: from two of them follows the third."""
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
-    model = method().eval()
+    model = method()  # normalised by the batch
     binary = (images(1, 2).support_x > 0.5).float().view(3, 2, 1, 28, 28)
     one, two, three = (model.bound(binary, weight) for weight in (1.0, 2.0, 3.0))
     divergences = (2 * one - two) * 2 / 3  # pixels + d, 2 pixels + d / 2
