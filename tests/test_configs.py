@@ -84,9 +84,9 @@ EPISODIC |= {
     for k in (1, 5)
 }
 EPISODIC |= {
-    f"omniglot_{n_way}way_{k}shot_statistician": (k, 5, tasks, 150_000, 0.001)
+    f"omniglot_{n_way}way_{k}shot_statistician": (k, queries, tasks, 150_000, 0.001)
     for n_way, tasks in ((5, 6), (20, 2))
-    for k in (1, 5)
+    for k, queries in ((1, 4), (5, 1))
 }
 EPISODIC |= {f"mini_{k}shot_matching": (k, 15, 1, 75_000, 0.0001) for k in (1, 5)}
 EPISODIC |= {
@@ -102,7 +102,7 @@ EPISODIC |= {
 EPISODIC |= {
     "omniglot_5way_1shot_matching_euclidean_short": (1, 5, 2, 2_000, 0.001),
     "omniglot_5way_1shot_memory_module_short": (1, 5, 2, 2_000, 0.001),
-    "omniglot_5way_1shot_statistician_short": (1, 5, 2, 4_000, 0.001),
+    "omniglot_5way_1shot_statistician_short": (1, 4, 2, 4_000, 0.001),
 }
 # Sec. 5.3, App. A.2 and the authors' code: tasks, trajectories, steps of an episode, alpha, inner
 # steps in evaluation, meta-updates.

@@ -163,9 +163,11 @@ class NeuralStatistician(nn.Module):
         hidden: units of dense layers.
         warm_up: lest the contexts come to say nothing, the loss has 1 + a times the pixels and the
             divergences divided by it; a is 1 and is halved after each `warm_up` batches. 0: none.
+        fewest: images of a set that training takes at least. Few make contexts say little: of one
+            image alone, z says all.
 
     Raises:
-        ValueError: naming what does not fit in the images or labels of a task.
+        ValueError: naming what is out of range or does not fit in the images or labels of a task.
     """
 
     batches: Tensor
@@ -178,13 +180,15 @@ class NeuralStatistician(nn.Module):
         latent: int = 16,
         hidden: int = 256,
         warm_up: int = 0,
+        fewest: int = 1,
     ) -> None:
         check_types(NeuralStatistician.__init__, locals())
         check_counts(in_channels=(in_channels, 1), channels=(channels, 1), context=(context, 1))
         check_counts(latent=(latent, 1), hidden=(hidden, 1), warm_up=(warm_up, 0))
+        check_counts(fewest=(fewest, 1))
         super().__init__()
         features = 4 * channels * LAST**2
-        self.in_channels, self.warm_up = in_channels, warm_up
+        self.in_channels, self.warm_up, self.fewest = in_channels, warm_up, fewest
         if warm_up:
             self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.encoder = encoder(in_channels, channels)
@@ -197,6 +201,7 @@ class NeuralStatistician(nn.Module):
         self.mix = Mix((latent, context), hidden)
         self.decoder = decoder(in_channels, channels, hidden)
         self.apply(initialise)
+        self.to(memory_format=torch.channels_last)  # a fifth faster
 
     def context(self, features: Tensor) -> Gaussian:
         """q(c | set) of sets of images: ``[B, K, F] -> [B, C]``."""
@@ -218,14 +223,19 @@ class NeuralStatistician(nn.Module):
         """Minus the evidence lower bound per image, of sets of a class's images.
 
         Support and query images of a class are one set; how many of them are taken is drawn, from
-        one to all, so that small sets are known, too. Pixels are drawn as well.
+        `fewest` to all. Pixels are drawn as well.
         """
         support_x, support_y, query_x, query_y = episode
         self._check_images(support_x=support_x, query_x=query_x)
         n_way = class_count(support_y)
         parts = (sets(support_x, support_y, n_way), sets(query_x, query_y, n_way, "query"))
         images = torch.cat(parts, dim=2).flatten(0, 1)
-        taken = int(torch.randint(1, images.shape[1] + 1, ()))
+        if images.shape[1] < self.fewest:
+            raise ValueError(
+                f"`fewest` must be at most the number of images of a class in a task, "
+                f"{images.shape[1]}, got {self.fewest}."
+            )
+        taken = int(torch.randint(self.fewest, images.shape[1] + 1, ()))
         weight = 1.0
         if self.warm_up:
             weight += 0.5 ** (int(self.batches) // self.warm_up)

@@ -134,6 +134,22 @@ def test_the_pixels_weight_falls_from_two_to_one(monkeypatch) -> None:
     assert weights == [2, 2, 1.5, 1.5, 1.25, 1.25]
 
 
+def test_sets_have_at_least_the_fewest_images(monkeypatch) -> None:
+    taken = []
+
+    def bound(images: torch.Tensor, weight: float) -> torch.Tensor:
+        taken.append(images.shape[1])
+        return images.sum()
+
+    model = NeuralStatistician(channels=2, context=6, latent=3, hidden=8, fewest=3)
+    monkeypatch.setattr(model, "bound", bound)
+    for _ in range(60):
+        model.training_loss(images(1, 3))  # three of each class in either part
+    assert set(taken) == {3, 4, 5, 6}
+    with pytest.raises(ValueError, match=r"`fewest` must be at most .* 2, got 3"):
+        model.training_loss(images(1, 1))
+
+
 def test_without_a_warm_up_nothing_is_counted() -> None:
     assert "batches" not in method().state_dict()
 
