@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lightning_maml.paper.book import Book, Chosen, Value
 from lightning_maml.paper.cells import EXPERIMENTS, SOURCES, Experiment
+from lightning_maml.paper.parameters import PARAMETERS
 from lightning_maml.paper.reported import Score, Table
 
 LABEL_WIDTH, WIDTH = 7, 100
@@ -34,8 +35,11 @@ class Entry:
 
     @property
     def parameters(self) -> str:
-        """How many parameters the network has, empty where the result does not say."""
-        count = None if self.chosen is None or not self.ours else self.chosen.first.parameters
+        """How many the network has, of our result or, without one, the config; empty if unknown."""
+        if self.chosen is not None and self.ours:
+            count = self.chosen.first.parameters
+        else:
+            count = None if self.experiment is None else PARAMETERS.get(self.experiment.config)
         return "" if count is None else f"{count:,}"
 
 
@@ -48,7 +52,7 @@ class Line:
 
     @property
     def parameters(self) -> str:
-        """Those of the entries, each number once; empty where no result says."""
+        """Those of the entries, each number once."""
         return ", ".join(dict.fromkeys(filter(None, (e.parameters for e in self.entries))))
 
 

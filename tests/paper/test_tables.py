@@ -4,12 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+from jsonargparse import ArgumentParser
+from lightning import LightningModule
 
-from lightning_maml.paper import reported
+from lightning_maml.paper import reported, table1
 from lightning_maml.paper.book import sort_results
 from lightning_maml.paper.contents import PARTS
 from lightning_maml.paper.markdown import all_needs, markdown, view_lines
 from lightning_maml.paper.page import page
+from lightning_maml.paper.parameters import PARAMETERS
 from lightning_maml.paper.results import read_results
 from lightning_maml.paper.table1 import PROTOTYPICAL
 from lightning_maml.paper.table3 import CONTEXT_SINUSOID
@@ -91,15 +95,33 @@ def test_a_shortened_run_is_marked_in_every_form(tmp_path) -> None:
 
 
 def test_the_number_of_parameters_stands_in_every_form(tmp_path) -> None:
-    store(tmp_path, "omniglot_5way_1shot_matching", parameters=111_936)
+    """Those of a result, of the configs of the cells without one, or none."""
+    store(tmp_path, "omniglot_5way_1shot_matching", parameters=222)
+    store(tmp_path, "omniglot_5way_1shot_dense")  # its number is not recorded
     book = book_of(tmp_path)
     view = fill(reported.OMNIGLOT, book)
     assert "\n  parameters" in text(view)
-    assert "111,936" in text(view)
-    assert "| matching nets | 111,936 |" in view_lines(view)
-    assert "| MAML |  |" in view_lines(view)
+    assert "222           111,936" in text(view)
+    assert "| matching nets | 222, 111,936 |" in view_lines(view)
+    assert "| MAML | 112,005, 112,980 |" in view_lines(view)
+    assert [entry.parameters for entry in view.lines[1].entries] == ["", "247,109", "", ""]
     assert "<th>parameters</th>" in page(book, "the command", {})
-    assert "parameters" not in view_lines(fill(reported.MINI_IMAGENET, book))
+    assert "parameters" not in view_lines(fill(reported.SINUSOID, book))
+
+
+@pytest.mark.parametrize("config", sorted(PARAMETERS))
+def test_numbers_of_parameters_are_those_of_the_configs(config) -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--model", type=LightningModule)
+    model = yaml.safe_load(Path(f"configs/{config}.yaml").read_text())["model"]
+    learner = parser.instantiate(parser.parse_object({"model": model})).model
+    assert sum(p.numel() for p in learner.parameters()) == PARAMETERS[config]
+
+
+def test_all_of_table_1_is_counted(tmp_path) -> None:
+    for view in table1.views(book_of(tmp_path)):
+        for entry in (entry for line in view.lines for entry in line.entries):
+            assert bool(entry.parameters) == (entry.experiment is not None)
 
 
 def test_a_mean_that_is_not_finite_is_marked(tmp_path) -> None:
