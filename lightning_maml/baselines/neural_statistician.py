@@ -77,8 +77,8 @@ def encoder(in_channels: int, channels: int) -> nn.Sequential:
 def decoder(in_channels: int, channels: int, hidden: int) -> nn.Sequential:
     """The way back, from ``hidden`` numbers to the logits of pixels: 4, 7, 14, 28."""
     sizes = ((4, 2, 3, 1), (2, 1, 2, 0), (1, 1, 2, 0))  # widths before and after; kernel, padding
-    layers: list[nn.Module] = [nn.Linear(hidden, 4 * channels * LAST**2)]
-    layers += [nn.Unflatten(1, (4 * channels, LAST, LAST))]
+    unflatten = nn.Unflatten(1, (4 * channels, LAST, LAST))
+    layers: list[nn.Module] = [nn.Linear(hidden, 4 * channels * LAST**2), unflatten]
     for before, after, kernel, padding in sizes:
         wide = before * channels
         up = nn.ConvTranspose2d(wide, after * channels, kernel, stride=2, padding=padding)
@@ -184,8 +184,8 @@ class NeuralStatistician(nn.Module):
     ) -> None:
         check_types(NeuralStatistician.__init__, locals())
         check_counts(in_channels=(in_channels, 1), channels=(channels, 1), context=(context, 1))
-        check_counts(latent=(latent, 1), hidden=(hidden, 1), warm_up=(warm_up, 0))
-        check_counts(fewest=(fewest, 1))
+        check_counts(latent=(latent, 1), hidden=(hidden, 1))
+        check_counts(warm_up=(warm_up, 0), fewest=(fewest, 1))
         super().__init__()
         features = 4 * channels * LAST**2
         self.in_channels, self.warm_up, self.fewest = in_channels, warm_up, fewest
