@@ -1,4 +1,4 @@
-"""How many parameters the networks of Table 1's configs have, by config."""
+"""How many parameters the networks of Table 1 and of Omniglot's context vector have, by config."""
 
 from typing import Final
 
@@ -22,6 +22,7 @@ PARAMETERS: Final[dict[str, int]] = {
     "omniglot_20way_1shot": 112_980,
     "omniglot_20way_5shot": 112_980,
     **{f"omniglot_5way_{k}shot_dense": 247_109 for k in (1, 5)},
+    **{f"omniglot_5way_{k}shot_context_vector": 113_365 for k in (1, 5)},
     **{f"omniglot_5way_{k}shot_mann": 680_529 for k in (1, 5)},
     **{
         f"omniglot_{n_way}way_{k}shot_{method}": count

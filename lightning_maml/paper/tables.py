@@ -35,11 +35,11 @@ class Entry:
 
     @property
     def parameters(self) -> str:
-        """How many the network has, of our result or, without one, the config; empty if unknown."""
-        if self.chosen is not None and self.ours:
-            count = self.chosen.first.parameters
-        else:
-            count = None if self.experiment is None else PARAMETERS.get(self.experiment.config)
+        """How many the network has, by our result or, where none says, by the config; or empty."""
+        if self.experiment is None:
+            return ""
+        recorded = self.chosen.first.parameters if self.chosen is not None and self.ours else None
+        count = recorded or PARAMETERS.get(self.experiment.config)
         return "" if count is None else f"{count:,}"
 
 

@@ -95,7 +95,7 @@ def test_a_shortened_run_is_marked_in_every_form(tmp_path) -> None:
 
 
 def test_the_number_of_parameters_stands_in_every_form(tmp_path) -> None:
-    """Those of a result, of the configs of the cells without one, or none."""
+    """Those of a result, else those of the cell's config; none where there is no cell."""
     store(tmp_path, "omniglot_5way_1shot_matching", parameters=222)
     store(tmp_path, "omniglot_5way_1shot_dense")  # its number is not recorded
     book = book_of(tmp_path)
@@ -104,7 +104,7 @@ def test_the_number_of_parameters_stands_in_every_form(tmp_path) -> None:
     assert "222           111,936" in text(view)
     assert "| matching nets | 222, 111,936 |" in view_lines(view)
     assert "| MAML | 112,005, 112,980 |" in view_lines(view)
-    assert [entry.parameters for entry in view.lines[1].entries] == ["", "247,109", "", ""]
+    assert [entry.parameters for entry in view.lines[1].entries] == ["247,109", "247,109", "", ""]
     assert "<th>parameters</th>" in page(book, "the command", {})
     assert "parameters" not in view_lines(fill(reported.SINUSOID, book))
 
