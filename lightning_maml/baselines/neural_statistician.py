@@ -163,8 +163,6 @@ class NeuralStatistician(nn.Module):
         hidden: units of dense layers.
         warm_up: lest the contexts come to say nothing, the loss has 1 + a times the pixels and the
             divergences divided by it; a is 1 and is halved after each `warm_up` batches. 0: none.
-        fewest: images of a set that training takes at least. Few make contexts say little: of one
-            image alone, z says all.
 
     Raises:
         ValueError: naming what is out of range or does not fit in the images or labels of a task.
@@ -180,21 +178,19 @@ class NeuralStatistician(nn.Module):
         latent: int = 16,
         hidden: int = 256,
         warm_up: int = 0,
-        fewest: int = 1,
     ) -> None:
         check_types(NeuralStatistician.__init__, locals())
         check_counts(in_channels=(in_channels, 1), channels=(channels, 1), context=(context, 1))
-        check_counts(latent=(latent, 1), hidden=(hidden, 1))
-        check_counts(warm_up=(warm_up, 0), fewest=(fewest, 1))
+        check_counts(latent=(latent, 1), hidden=(hidden, 1), warm_up=(warm_up, 0))
         super().__init__()
         features = 4 * channels * LAST**2
-        self.in_channels, self.warm_up, self.fewest = in_channels, warm_up, fewest
+        self.in_channels, self.warm_up = in_channels, warm_up
         if warm_up:
             self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.encoder = encoder(in_channels, channels)
         self.of_image = dense(features, hidden)
         self.of_set = nn.Sequential(
-            dense(hidden, hidden), dense(hidden, hidden), gaussian(hidden, context)
+            dense(hidden + 1, hidden), dense(hidden, hidden), gaussian(hidden, context)
         )
         self.posterior = Latent((features, context), hidden, latent)
         self.prior = Latent((context,), hidden, latent)
@@ -203,10 +199,17 @@ class NeuralStatistician(nn.Module):
         self.apply(initialise)
         self.to(memory_format=torch.channels_last)  # a fifth faster
 
-    def context(self, features: Tensor) -> Gaussian:
-        """q(c | set) of sets of images: ``[B, K, F] -> [B, C]``."""
-        each = self.of_image(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-        return Gaussian.of(self.of_set(each.mean(dim=1)))
+    def context(self, features: Tensor, seen: Tensor | None = None) -> Gaussian:
+        """q(c | set) of sets of images, or of the first `seen` of each.
+
+        Shapes: ``[B, K, F]``, ``[B]`` -> ``[B, C]``.
+        """
+        sets, size = features.shape[:2]
+        each = self.of_image(features.flatten(0, 1)).unflatten(0, (sets, size))
+        number = each.new_full((sets, 1), size) if seen is None else seen[:, None].to(each.dtype)
+        is_seen = torch.arange(size, device=each.device) < number
+        mean = (each * is_seen[..., None]).sum(dim=1) / number
+        return Gaussian.of(self.of_set(torch.cat((mean, number), dim=1)))
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Softmax of -KL(q(c | support set of a class) || q(c | query)), ``[T, Q, N]``, its log."""
@@ -222,35 +225,32 @@ class NeuralStatistician(nn.Module):
     def training_loss(self, episode: Episode) -> Tensor:
         """Minus the evidence lower bound per image, of sets of a class's images.
 
-        Support and query images of a class are one set; how many of them are taken is drawn, from
-        `fewest` to all. Pixels are drawn as well.
+        Support and query images of a class are one set. Of how many of them its context is
+        inferred is drawn, from one to all, so that those of few images serve the others, too.
+        Pixels are drawn as well.
         """
         support_x, support_y, query_x, query_y = episode
         self._check_images(support_x=support_x, query_x=query_x)
         n_way = class_count(support_y)
         parts = (sets(support_x, support_y, n_way), sets(query_x, query_y, n_way, "query"))
         images = torch.cat(parts, dim=2).flatten(0, 1)
-        if images.shape[1] < self.fewest:
-            raise ValueError(
-                f"`fewest` must be at most the number of images of a class in a task, "
-                f"{images.shape[1]}, got {self.fewest}."
-            )
-        taken = int(torch.randint(self.fewest, images.shape[1] + 1, ()))
+        seen = torch.randint(1, images.shape[1] + 1, images.shape[:1]).to(images.device)
         weight = 1.0
         if self.warm_up:
             weight += 0.5 ** (int(self.batches) // self.warm_up)
             self.batches += 1
-        return -self.bound(torch.bernoulli(images[:, :taken]), weight)
+        return -self.bound(torch.bernoulli(images), weight, seen)
 
-    def bound(self, images: Tensor, weight: float = 1.0) -> Tensor:
+    def bound(self, images: Tensor, weight: float = 1.0, seen: Tensor | None = None) -> Tensor:
         """Evidence lower bound of sets of binary images, divided by their number (Eq. 5).
 
-        Pixels count `weight` times, divergences are divided by it.
+        Pixels count `weight` times, divergences are divided by it. The context is inferred from
+        the first `seen` images of a set, by default from all.
 
-        Shapes: ``[B, K, in_channels, 28, 28]`` -> scalar.
+        Shapes: ``[B, K, in_channels, 28, 28]``, ``[B]`` -> scalar.
         """
         features = self._features(images)
-        q_c = self.context(features)
+        q_c = self.context(features, seen)
         c = q_c.sample().repeat_interleave(images.shape[1], dim=0)
         q_z = Gaussian.of(self.posterior(features.flatten(0, 1), c))
         z = q_z.sample()
