@@ -73,7 +73,8 @@ def test_bound_is_that_of_its_parts(monkeypatch) -> None:
     total = torch.zeros(())
     for one in binary:
         features = model.encoder(one)
-        c = model.of_set(model.of_image(features).mean(dim=0, keepdim=True))[0]
+        pooled = model.of_image(features).mean(dim=0)
+        c = model.of_set(torch.cat((pooled, torch.tensor([2.0])))[None])[0]  # of two images
         mean, log_var = c[:6], c[6:]
         q_c = Normal(mean, (log_var / 2).exp())
         total -= kl_of_torch(q_c, Normal(torch.zeros(6), torch.ones(6))).sum()
@@ -118,7 +119,7 @@ def test_the_pixels_weight_falls_from_two_to_one(monkeypatch) -> None:
     """1 + a of the pixels, 1 / (1 + a) of the divergences, a = 1, 1/2, 1/4 two batches each."""
     weights = []
 
-    def bound(images: torch.Tensor, weight: float) -> torch.Tensor:
+    def bound(images: torch.Tensor, weight: float, seen: torch.Tensor) -> torch.Tensor:
         weights.append(weight)
         return images.sum()
 
@@ -134,20 +135,51 @@ def test_the_pixels_weight_falls_from_two_to_one(monkeypatch) -> None:
     assert weights == [2, 2, 1.5, 1.5, 1.25, 1.25]
 
 
-def test_sets_have_at_least_the_fewest_images(monkeypatch) -> None:
-    taken = []
+def test_any_number_of_a_set_may_be_seen(monkeypatch) -> None:
+    """The bound is of whole sets; of each, some are seen, one or two or ... or all."""
+    drawn = []
 
-    def bound(images: torch.Tensor, weight: float) -> torch.Tensor:
-        taken.append(images.shape[1])
+    def bound(images: torch.Tensor, weight: float, seen: torch.Tensor) -> torch.Tensor:
+        assert images.shape == (3, 6, 1, 28, 28)
+        drawn.append(seen)
         return images.sum()
 
-    model = NeuralStatistician(channels=2, context=6, latent=3, hidden=8, fewest=3)
+    model = method()
     monkeypatch.setattr(model, "bound", bound)
     for _ in range(60):
         model.training_loss(images(1, 3))  # three of each class in either part
-    assert set(taken) == {3, 4, 5, 6}
-    with pytest.raises(ValueError, match=r"`fewest` must be at most .* 2, got 3"):
-        model.training_loss(images(1, 1))
+    assert set(torch.cat(drawn).tolist()) == {1, 2, 3, 4, 5, 6}
+    assert any(len(set(seen.tolist())) > 1 for seen in drawn)
+
+
+def test_a_context_depends_on_what_is_seen_alone() -> None:
+    """Of the first one, two, three of three images: those of sets that have no more."""
+    model = method().eval()
+    features = torch.rand(3, 3, 8 * 16)
+    found = model.context(features, torch.tensor([1, 2, 3]))
+    for i in range(3):
+        alone = model.context(features[i : i + 1, : i + 1])
+        torch.testing.assert_close(Gaussian(*(part[i : i + 1] for part in found)), alone)
+    assert not torch.allclose(found.mean[0], model.context(features[:1]).mean[0])
+
+
+def test_unseen_images_are_in_the_bound(monkeypatch) -> None:
+    """All three images are reconstructed by the context of the first."""
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    model = method().eval()
+    binary = (images(1, 3).support_x > 0.5).float().view(3, 3, 1, 28, 28)
+    seen = torch.ones(3, dtype=torch.int64)
+    whole = model.bound(binary, 1.0, seen)
+    changed = binary.clone()
+    changed[:, 2] = 1 - changed[:, 2]
+    assert model.bound(changed, 1.0, seen) < whole - 1
+    features = model._features(binary)
+    c = model.context(features[:, :1]).mean.repeat_interleave(3, dim=0)
+    z = Gaussian.of(model.posterior(features.flatten(0, 1), c)).mean
+    probability = model.decoder(model.mix(z, c)).sigmoid()
+    pixels = torch.where(binary.flatten(0, 1) > 0, probability, 1 - probability).log().sum()
+    two = model.bound(binary, 2.0, seen)
+    torch.testing.assert_close((2 * two - whole) / 3, pixels / 9)  # 2 p + d / 2, p + d
 
 
 def test_without_a_warm_up_nothing_is_counted() -> None:
