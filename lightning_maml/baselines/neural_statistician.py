@@ -90,7 +90,7 @@ def decoder(in_channels: int, channels: int, hidden: int) -> nn.Sequential:
 class GlobalNorm(nn.Module):
     """Batch norm of all numbers of a batch together, with one scale and one offset.
 
-    The means among them keep their spread from the start: without it, contexts say nothing.
+    The means among them have a spread from the start, which keeps contexts from saying nothing.
     """
 
     def __init__(self) -> None:
@@ -142,7 +142,10 @@ class Latent(nn.Module):
 
 
 def initialise(layer: nn.Module) -> None:
-    """Weights of dense layers and convolutions by Glorot and Bengio with ReLU's gain, offsets 0."""
+    """Weights of dense layers and convolutions by Glorot and Bengio with ReLU's gain, offsets 0.
+
+    Transposed convolutions keep PyTorch's.
+    """
     if isinstance(layer, nn.Linear | nn.Conv2d):
         nn.init.xavier_normal_(layer.weight, nn.init.calculate_gain("relu"))
         assert layer.bias is not None
@@ -200,13 +203,18 @@ class NeuralStatistician(nn.Module):
         self.to(memory_format=torch.channels_last)  # a fifth faster
 
     def context(self, features: Tensor, seen: Tensor | None = None) -> Gaussian:
-        """q(c | set) of sets of images, or of the first `seen` of each.
+        """q(c | set) of sets of images, or of the first `seen` of each; their number is told, too.
 
         Shapes: ``[B, K, F]``, ``[B]`` -> ``[B, C]``.
+
+        Raises:
+            ValueError: if a number in `seen` is not one of 1 .. K.
         """
-        sets, size = features.shape[:2]
-        each = self.of_image(features.flatten(0, 1)).unflatten(0, (sets, size))
-        number = each.new_full((sets, 1), size) if seen is None else seen[:, None].to(each.dtype)
+        count, size = features.shape[:2]
+        if seen is not None and not ((seen >= 1) & (seen <= size)).all():
+            raise ValueError(f"`seen` must hold numbers of 1 .. {size}, got {seen.tolist()}.")
+        each = self.of_image(features.flatten(0, 1)).unflatten(0, (count, size))
+        number = each.new_full((count, 1), size) if seen is None else seen[:, None].to(each.dtype)
         is_seen = torch.arange(size, device=each.device) < number
         mean = (each * is_seen[..., None]).sum(dim=1) / number
         return Gaussian.of(self.of_set(torch.cat((mean, number), dim=1)))
@@ -225,9 +233,9 @@ class NeuralStatistician(nn.Module):
     def training_loss(self, episode: Episode) -> Tensor:
         """Minus the evidence lower bound per image, of sets of a class's images.
 
-        Support and query images of a class are one set. Of how many of them its context is
-        inferred is drawn, from one to all, so that those of few images serve the others, too.
-        Pixels are drawn as well.
+        Support and query images of a class are one set. The context is inferred from the first n,
+        n drawn for each set, and all are reconstructed from it, so that a context of few images
+        learns what the others have in common with them. Pixels are drawn as well.
         """
         support_x, support_y, query_x, query_y = episode
         self._check_images(support_x=support_x, query_x=query_x)

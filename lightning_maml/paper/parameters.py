@@ -5,7 +5,7 @@ from typing import Final
 _OMNIGLOT: Final = {
     "siamese": 112_001,
     "matching": 111_936,
-    "statistician": 8_176_647,
+    "statistician": 8_176_903,
     "memory_module": 116_032,
     "prototypical": 111_936,
 }

@@ -163,6 +163,30 @@ def test_a_context_depends_on_what_is_seen_alone() -> None:
     assert not torch.allclose(found.mean[0], model.context(features[:1]).mean[0])
 
 
+@pytest.mark.parametrize("number", [0, 4])
+def test_numbers_of_seen_images_are_checked(number) -> None:
+    features = torch.rand(2, 3, 8 * 16)
+    with pytest.raises(ValueError, match=rf"`seen` must .* 1 \.\. 3, got \[1, {number}\]"):
+        method().context(features, torch.tensor([1, number]))
+
+
+def test_weights_at_the_start() -> None:
+    """Glorot and Bengio's deviation, sqrt(2 / (inputs + outputs)), times ReLU's gain."""
+    torch.manual_seed(0)
+    model = NeuralStatistician(channels=16)
+    dense, conv = model.of_set[1][0], model.encoder[4][0]
+    for layer, inputs, outputs in ((dense, 256, 256), (conv, 9 * 32, 9 * 32)):
+        expected = math.sqrt(2) * math.sqrt(2 / (inputs + outputs))
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.05)
+        assert not layer.bias.any()
+
+
+def test_global_norm_remembers_slowly() -> None:
+    norm = GlobalNorm()
+    norm(torch.full((4, 3), 5.0) + torch.randn(4, 3).round())
+    assert 0.02 < norm.norm.running_mean.item() < 0.08  # a hundredth of about 5
+
+
 def test_unseen_images_are_in_the_bound(monkeypatch) -> None:
     """All three images are reconstructed by the context of the first."""
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
@@ -172,7 +196,7 @@ def test_unseen_images_are_in_the_bound(monkeypatch) -> None:
     whole = model.bound(binary, 1.0, seen)
     changed = binary.clone()
     changed[:, 2] = 1 - changed[:, 2]
-    assert model.bound(changed, 1.0, seen) < whole - 1
+    assert abs(model.bound(changed, 1.0, seen) - whole) > 1
     features = model._features(binary)
     c = model.context(features[:, :1]).mean.repeat_interleave(3, dim=0)
     z = Gaussian.of(model.posterior(features.flatten(0, 1), c)).mean
