@@ -1,7 +1,9 @@
 """Sorts results into the experiments of the paper, and says what was taken and what was not."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -138,8 +140,12 @@ def experiment_of(result: Result) -> tuple[Experiment | None, str]:
 
 
 def choose(experiment: Experiment, results: list[Result]) -> Chosen:
-    """The most meta-updates, then the newest; with it other seeds of the same settings."""
-    ordered = sorted(results, key=lambda r: (r.meta_updates or 0, r.date), reverse=True)
+    """Of those by its own config the most meta-updates, then the newest; other seeds join it."""
+
+    def rank(result: Result) -> tuple[bool, int, str]:
+        return not _other_config(experiment, result), result.meta_updates or 0, result.date
+
+    ordered = sorted(results, key=rank, reverse=True)
     first = ordered[0]
     ours = departures(experiment, first)
     taken = {_seed(first): first}
@@ -162,7 +168,22 @@ def departures(experiment: Experiment, result: Result) -> tuple[str, ...]:
         found.append(f"{result.tasks} test tasks where the paper has {experiment.test_tasks}")
     if result.device.get("precision") != PRECISION:
         found.append(f"precision {result.device.get('precision')}, not {PRECISION}")
+    if foreign := _other_config(experiment, result):
+        found.append(f"trained by {foreign}.yaml, on its tasks")
+    found += [f"trained in {p}" for p in _flags(result, r"trainer\.precision") if p != PRECISION]
     return tuple(found)
+
+
+def _flags(result: Result, name: str) -> list[str]:
+    """What the commands of its training gave to a flag."""
+    return re.findall(rf"--{name}[ =](\S+)", " ".join(result.training))
+
+
+def _other_config(experiment: Experiment, result: Result) -> str:
+    """The config it was trained with, where that is of another experiment; else empty."""
+    names = {Path(path).stem for path in _flags(result, "config")}
+    other = {n for n in names if n.removesuffix("_short") != experiment.config}
+    return ", ".join(sorted(other))
 
 
 def _same(one: Any, other: Any) -> bool:

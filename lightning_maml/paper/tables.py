@@ -53,7 +53,7 @@ class Line:
     @property
     def parameters(self) -> str:
         """Those of the entries, each number once."""
-        return ", ".join(dict.fromkeys(filter(None, (e.parameters for e in self.entries))))
+        return " / ".join(dict.fromkeys(filter(None, (e.parameters for e in self.entries))))
 
 
 @dataclass(frozen=True)

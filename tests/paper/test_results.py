@@ -107,6 +107,20 @@ def chosen_of(folder: Path):
     return chosen
 
 
+def test_a_network_of_another_config_is_named_and_comes_last(tmp_path) -> None:
+    name = "omniglot_20way_1shot_siamese"
+    fit = "train.py fit --config configs/omniglot_{}_siamese_short.yaml"
+    other = fit.format("5way_1shot") + " --trainer.precision bf16-mixed"
+    store(tmp_path, name, "other", training_commands=[other], meta_updates=9_000)
+    facts = chosen_of(tmp_path).facts
+    assert "trained by omniglot_5way_1shot_siamese_short.yaml, on its tasks" in facts
+    assert "trained in bf16-mixed" in facts
+    store(tmp_path, name, "own", training_commands=[fit.format("20way_1shot")], meta_updates=1_000)
+    chosen = chosen_of(tmp_path)
+    assert [one.name for one in chosen.results] == ["own/test_result.json"]
+    assert not any("trained" in fact for fact in chosen.facts)
+
+
 def test_most_meta_updates_then_the_newest(tmp_path) -> None:
     name = "sinusoid_maml_k5"
     store(tmp_path, name, "new_but_short", meta_updates=30_000, date=LATER)

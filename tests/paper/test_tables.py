@@ -102,8 +102,8 @@ def test_the_number_of_parameters_stands_in_every_form(tmp_path) -> None:
     view = fill(reported.OMNIGLOT, book)
     assert "\n  parameters" in text(view)
     assert "222           111,936" in text(view)
-    assert "| matching nets | 222, 111,936 |" in view_lines(view)
-    assert "| MAML | 112,005, 112,980 |" in view_lines(view)
+    assert "| matching nets | 222 / 111,936 |" in view_lines(view)
+    assert "| MAML | 112,005 / 112,980 |" in view_lines(view)
     assert [entry.parameters for entry in view.lines[1].entries] == ["247,109", "247,109", "", ""]
     assert "<th>parameters</th>" in page(book, "the command", {})
     assert "parameters" not in view_lines(fill(reported.SINUSOID, book))
