@@ -86,7 +86,9 @@ class Chosen:
             facts.append(f"diverged: {worst} of {one.tasks} tasks at the worst step")
         if self.passed_over:
             others = ", ".join(_named(other) for other in self.passed_over)
-            facts.append(f"taken for its most meta-updates, then the newest; not taken: {others}")
+            foreign = any(_other_config(self.experiment, other) for other in self.passed_over)
+            why = "its own config, then the" if foreign else "its"
+            facts.append(f"taken for {why} most meta-updates, then the newest; not taken: {others}")
         return [fact for fact in facts if fact]
 
 

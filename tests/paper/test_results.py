@@ -119,6 +119,10 @@ def test_a_network_of_another_config_is_named_and_comes_last(tmp_path) -> None:
     chosen = chosen_of(tmp_path)
     assert [one.name for one in chosen.results] == ["own/test_result.json"]
     assert not any("trained" in fact for fact in chosen.facts)
+    assert chosen.facts[-1] == (
+        "taken for its own config, then the most meta-updates, then the newest; not taken: "
+        "other/test_result.json (9,000 meta-updates)"
+    )
 
 
 def test_most_meta_updates_then_the_newest(tmp_path) -> None:
