@@ -172,18 +172,18 @@ def departures(experiment: Experiment, result: Result) -> tuple[str, ...]:
         found.append(f"precision {result.device.get('precision')}, not {PRECISION}")
     if foreign := _other_config(experiment, result):
         found.append(f"trained by {foreign}.yaml, on its tasks")
-    found += [f"trained in {p}" for p in _flags(result, r"trainer\.precision") if p != PRECISION]
+    found += [f"trained in {p}" for p in _flags(result, r"--trainer\.precision") if p != PRECISION]
     return tuple(found)
 
 
 def _flags(result: Result, name: str) -> list[str]:
     """What the commands of its training gave to a flag."""
-    return re.findall(rf"--{name}[ =](\S+)", " ".join(result.training))
+    return re.findall(rf"(?<!\S){name}[ =](\S+)", " ".join(result.training))
 
 
 def _other_config(experiment: Experiment, result: Result) -> str:
     """The config it was trained with, where that is of another experiment; else empty."""
-    names = {Path(path).stem for path in _flags(result, "config")}
+    names = {Path(path).stem for path in _flags(result, "(?:--config|-c)")}
     other = {n for n in names if n.removesuffix("_short") != experiment.config}
     return ", ".join(sorted(other))
 

@@ -107,9 +107,10 @@ def chosen_of(folder: Path):
     return chosen
 
 
-def test_a_network_of_another_config_is_named_and_comes_last(tmp_path) -> None:
+@pytest.mark.parametrize("flag", ["--config ", "--config=", "-c "])
+def test_a_network_of_another_config_is_named_and_comes_last(flag, tmp_path) -> None:
     name = "omniglot_20way_1shot_siamese"
-    fit = "train.py fit --config configs/omniglot_{}_siamese_short.yaml"
+    fit = f"train.py fit {flag}configs/omniglot_{{}}_siamese_short.yaml"
     other = fit.format("5way_1shot") + " --trainer.precision bf16-mixed"
     store(tmp_path, name, "other", training_commands=[other], meta_updates=9_000)
     facts = chosen_of(tmp_path).facts
