@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.models.batch_norm import EpisodeBatchNorm
+from lightning_maml.models.memory_layout import channels_last
 
 
 class Conv4Block(nn.Module):
@@ -79,8 +80,6 @@ class Conv4(nn.Module):
         self.blocks = nn.ModuleList(
             Conv4Block(before, after, strided) for before, after in pairwise(widths)
         )
-        # Large maps are faster so on a CPU (84x84, 32 filters, tasks one by one: a meta-gradient
-        # by a fifth, an evaluation by half).
         self.channels_last = not strided
         self.mean = head == "mean"
         last = -(-image_size // 16) if strided else image_size // 16
@@ -94,9 +93,8 @@ class Conv4(nn.Module):
                 f"Expected images [N, {', '.join(map(str, self.image_shape))}] (`in_channels`, "
                 f"`image_size`), got shape {tuple(x.shape)}."
             )
-        if self.channels_last and x.device.type == "cpu":
-            # vmap has no rule for `contiguous(memory_format=...)`; this lays images out alike.
-            x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        if self.channels_last:
+            x = channels_last(x)
         for block in self.blocks:
             x = block(x)
         return self.head(x.mean(dim=(2, 3)) if self.mean else x.flatten(1))

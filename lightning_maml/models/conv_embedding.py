@@ -9,6 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from lightning_maml.argument_types import check_counts, check_shares, check_types
+from lightning_maml.models.memory_layout import channels_last
 
 
 class ConvEmbedding(nn.Module):
@@ -44,4 +45,4 @@ class ConvEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in_channels, H, W] -> [N, channels * (H // 16) * (W // 16)]``."""
-        return self.blocks(x).flatten(1)
+        return self.blocks(channels_last(x)).flatten(1)
