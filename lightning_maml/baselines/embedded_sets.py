@@ -1,5 +1,8 @@
 """What methods share that solve a task from vectors of its examples, without changing weights."""
 
+from collections.abc import Callable
+from functools import wraps
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,9 +60,35 @@ def embedded(
     return support, query
 
 
+def in_float32(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same, computed in float32 at least, whatever the precision of the encoder.
+
+    Mixed precision would round a sum of 1,600 squares to a multiple of 8, where the softmax over
+    classes depends on differences of 1.
+    """
+
+    @wraps(function)
+    def exact(one: Tensor, other: Tensor) -> Tensor:
+        with torch.autocast(one.device.type, enabled=False):
+            return function(_widened(one), _widened(other))
+
+    return exact
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+@in_float32
 def squared_distances(query: Tensor, others: Tensor) -> Tensor:
     """Squared Euclidean distances: ``[T, Q, D]``, ``[T, S, D]`` -> ``[T, Q, S]``."""
     return (query[:, :, None] - others[:, None]).square().sum(dim=-1)
+
+
+@in_float32
+def cosines(query: Tensor, others: Tensor) -> Tensor:
+    """Of the angles between vectors: ``[T, Q, D]``, ``[T, S, D]`` -> ``[T, Q, S]``."""
+    return F.normalize(query, dim=-1) @ F.normalize(others, dim=-1).mT
 
 
 def by_class(values: Tensor, labels: Tensor, n_way: int) -> Tensor:

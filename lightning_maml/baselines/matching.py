@@ -3,7 +3,6 @@
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml.argument_types import check_counts, check_types
@@ -11,6 +10,7 @@ from lightning_maml.baselines.embedded_sets import (
     by_class,
     checked_encoder,
     class_count,
+    cosines,
     embedded,
     negative_log_likelihood,
     squared_distances,
@@ -26,7 +26,7 @@ def similarities(query: Tensor, support: Tensor, distance: Distance) -> Tensor:
     Shapes: ``query [T, Q, D]``, ``support [T, S, D]`` -> ``[T, Q, S]``.
     """
     if distance == "cosine":
-        return F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).mT
+        return cosines(query, support)
     return -squared_distances(query, support)
 
 

@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml.argument_types import check_counts, check_types
-from lightning_maml.baselines.embedded_sets import by_class, checked_encoder, class_count, embedded
+from lightning_maml.baselines.embedded_sets import (
+    by_class,
+    checked_encoder,
+    class_count,
+    cosines,
+    embedded,
+)
 from lightning_maml.episode import Episode
 
 NOBODY = -1  # the value of an empty slot
@@ -151,4 +157,4 @@ class MemoryModule(nn.Module):
 def _similarities(memory: Memory, queries: Tensor) -> Tensor:
     """Cosines to the keys, minus infinity to empty slots: ``[T, Q, D] -> [T, Q, M]``."""
     empty = (memory.values == NOBODY)[:, None]
-    return (queries @ memory.keys.mT).masked_fill(empty, -torch.inf)
+    return cosines(queries, memory.keys).masked_fill(empty, -torch.inf)

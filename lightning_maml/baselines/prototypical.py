@@ -9,12 +9,14 @@ from lightning_maml.baselines.embedded_sets import (
     checked_encoder,
     class_count,
     embedded,
+    in_float32,
     negative_log_likelihood,
     squared_distances,
 )
 from lightning_maml.episode import Episode
 
 
+@in_float32
 def prototypes(support: Tensor, labels: Tensor) -> Tensor:
     """Mean embedding of the support examples of each class (Eq. 1).
 

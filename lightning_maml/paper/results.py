@@ -89,7 +89,7 @@ def read_result(path: Path, name: Path | None = None) -> Result:
         fingerprint=_get(path, content, "fingerprint", str),
         steps=steps,
         meta_updates=_get(path, content, "meta_updates", int, optional=True),
-        settings=flat(_described(path, content)),
+        settings=_of_test_tasks(flat(_described(path, content))),
         seed=_get(path, content, trained, int, optional=True),
         command=_get(path, content, "command", str),
         training=_training(path, content),
@@ -152,6 +152,13 @@ def _training(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
 def _tuned(tuning: Mapping[str, Any] | None) -> str:
     """What a baseline's `tuning` says it chose."""
     return "" if tuning is None else json.dumps(tuning.get("chosen"))
+
+
+def _of_test_tasks(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Classes and shots are those of the test tasks, where training had others."""
+    sizes = ("n_way", "k_shot", "query_shot")
+    of_test = {f"data.{size}": settings.get(f"data.eval_{size}") for size in sizes}
+    return {**settings, **{key: count for key, count in of_test.items() if count is not None}}
 
 
 def _described(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
