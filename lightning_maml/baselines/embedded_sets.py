@@ -70,12 +70,13 @@ def in_float32(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor
     @wraps(function)
     def exact(one: Tensor, other: Tensor) -> Tensor:
         with torch.autocast(one.device.type, enabled=False):
-            return function(_widened(one), _widened(other))
+            return function(at_least_float32(one), at_least_float32(other))
 
     return exact
 
 
-def _widened(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32, others as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

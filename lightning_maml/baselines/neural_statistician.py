@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml.argument_types import check_counts, check_types
-from lightning_maml.baselines.embedded_sets import class_count
+from lightning_maml.baselines.embedded_sets import at_least_float32, class_count
 from lightning_maml.episode import Episode
 
 SIZE, LAST = 28, 4  # height and width of an image and of the last map
@@ -27,8 +27,8 @@ class Gaussian(NamedTuple):
 
     @classmethod
     def of(cls, both: Tensor) -> "Gaussian":
-        """From one tensor ``[..., 2 C]``."""
-        return cls(*both.chunk(2, dim=-1))
+        """From one tensor ``[..., 2 C]``; in float32 at least, as divergences need it."""
+        return cls(*at_least_float32(both).chunk(2, dim=-1))
 
     def sample(self) -> Tensor:
         """A draw that gradients go through."""

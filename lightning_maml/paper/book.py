@@ -172,6 +172,11 @@ def departures(experiment: Experiment, result: Result) -> tuple[str, ...]:
         found.append(f"precision {result.device.get('precision')}, not {PRECISION}")
     if foreign := _other_config(experiment, result):
         found.append(f"trained by {foreign}.yaml, on its tasks")
+    found += [
+        f"trained with {size} {result.settings[f'training.{size}']}"
+        for size in ("n_way", "k_shot")
+        if f"training.{size}" in result.settings
+    ]
     found += [f"trained in {p}" for p in _flags(result, r"--trainer\.precision") if p != PRECISION]
     return tuple(found)
 

@@ -201,6 +201,17 @@ OF_NETWORK: Final[dict[str, dict[str, Any]]] = {
     "statistician": {"channels": 64, "context": 512, "latent": 16, "hidden": 256},
 }
 
+# Tasks of an update in its configs: of Omniglot with 5 and with 20 classes, of mini-ImageNet.
+_TASKS: Final[dict[str, tuple[int, int, int]]] = {
+    "mann": (16, 0, 0),
+    "matching": (8, 2, 1),
+    "memory_module": (16, 16, 0),
+    "meta_lstm": (0, 0, 1),
+    "prototypical": (8, 2, 4),
+    "siamese": (8, 2, 0),
+    "statistician": (6, 2, 0),
+}
+
 
 def _of_network(like: Experiment, method: str) -> dict[str, Any]:
     found = dict(OF_NETWORK.get(method, {}))
@@ -214,6 +225,7 @@ def _of_network(like: Experiment, method: str) -> dict[str, Any]:
 def _episodic(like: Experiment, method: str, updates: int = 20_000) -> Experiment:
     """Another system of Table 1, or prototypical nets, on the tasks of an experiment."""
     name = f"{like.name}_{method}"
+    column = 2 if name.startswith("mini") else int(like.needs["data.n_way"] == 20)
     return replace(
         like,
         name=name,
@@ -221,7 +233,7 @@ def _episodic(like: Experiment, method: str, updates: int = 20_000) -> Experimen
         needs={key: value for key, value in like.needs.items() if key != "network"},
         config=name,
         updates=updates,
-        paper=_of_network(like, method),
+        paper={"data.meta_batch_size": _TASKS[method][column], **_of_network(like, method)},
         reference="the config",
     )
 

@@ -155,10 +155,13 @@ def _tuned(tuning: Mapping[str, Any] | None) -> str:
 
 
 def _of_test_tasks(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Classes and shots are those of the test tasks, where training had others."""
-    sizes = ("n_way", "k_shot", "query_shot")
-    of_test = {f"data.{size}": settings.get(f"data.eval_{size}") for size in sizes}
-    return {**settings, **{key: count for key, count in of_test.items() if count is not None}}
+    """Classes and shots are those of the test tasks; where training had others, beside them."""
+    found = dict(settings)
+    for size in ("n_way", "k_shot", "query_shot"):
+        if (of_test := settings.get(f"data.eval_{size}")) is not None:
+            found[f"training.{size}"] = settings.get(f"data.{size}")
+            found[f"data.{size}"] = of_test
+    return found
 
 
 def _described(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:

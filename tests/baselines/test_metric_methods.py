@@ -15,7 +15,7 @@ from lightning_maml.baselines import (
     PrototypicalNets,
     SiameseNets,
 )
-from lightning_maml.baselines.embedded_sets import by_class
+from lightning_maml.baselines.embedded_sets import by_class, cosines, squared_distances
 from lightning_maml.baselines.matching import FullContext, similarities
 from lightning_maml.baselines.prototypical import prototypes
 from lightning_maml.models import Conv4, ConvEmbedding
@@ -104,6 +104,23 @@ def test_prototypes_and_loss_by_hand() -> None:
     assert found.tolist() == pytest.approx([expected, 1 - expected])
     loss = method.training_loss(Episode(support, labels, query, torch.tensor([[1]])))
     assert float(loss) == pytest.approx(8 + math.log1p(math.exp(-8)))
+
+
+def test_distances_are_not_rounded_under_mixed_precision() -> None:
+    """Vectors of bfloat16 have exact distances of float64; bfloat16's own are multiples of 8."""
+    torch.manual_seed(0)
+    support = torch.randn(2, 6, 1600).bfloat16()
+    query = torch.randn(2, 4, 1600).bfloat16()
+    labels = torch.tensor([[0, 1, 2, 0, 1, 2]]).repeat(2, 1)
+    exact = prototypes(support.double(), labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        means = prototypes(support, labels)
+        distances = squared_distances(query, means)
+        found = cosines(query, support)
+    torch.testing.assert_close(means, exact.float())
+    torch.testing.assert_close(distances, squared_distances(query.double(), exact).float())
+    angles = F.cosine_similarity(query.double()[:, :, None], support.double()[:, None], dim=-1)
+    torch.testing.assert_close(found, angles.float())
 
 
 # -- matching -----------------------------------------------------------------------------------

@@ -50,6 +50,15 @@ def test_divergence_is_that_of_torch() -> None:
     assert kl_divergence(one, unit).item() == pytest.approx((4 - math.log(4)) / 2)
 
 
+def test_kl_of_half_precision_is_not_rounded() -> None:
+    """Of 512 numbers each; bfloat16 has eight bits for their sum."""
+    torch.manual_seed(1)
+    both = [torch.randn(5, 2 * 512).bfloat16() for _ in range(2)]
+    found = kl_divergence(*map(Gaussian.of, both))
+    exact = kl_divergence(*(Gaussian.of(parameters.double()) for parameters in both))
+    torch.testing.assert_close(found, exact.float())
+
+
 def test_samples_have_their_mean_and_variance() -> None:
     torch.manual_seed(0)
     drawn = Gaussian(torch.full((40_000,), 2.0), torch.full((40_000,), math.log(9.0))).sample()

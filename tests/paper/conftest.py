@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 MLP = {"class_path": "lightning_maml.models.MLP", "init_args": {"hidden": [40, 40]}}
 
 
@@ -31,6 +33,13 @@ def sinusoid(k_shot: int, **arguments: Any) -> dict[str, Any]:
 def images(kind: str, n_way: int, k_shot: int, meta_batch_size: int) -> dict[str, Any]:
     given = {"n_way": n_way, "k_shot": k_shot, "meta_batch_size": meta_batch_size, "seed": 0}
     return {"class_path": f"datamodules.{kind}", "init_args": given}
+
+
+def data_of(config: str) -> dict[str, Any]:
+    """Other systems have tasks of their own."""
+    data = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))["data"]
+    kept = ("n_way", "k_shot", "meta_batch_size", "seed")
+    return {**data, "init_args": {key: data["init_args"][key] for key in kept}}
 
 
 SINE = {"inner_lr": 0.01, "inner_steps": 1, "first_order": False, "adapts": ["*"]}
@@ -82,7 +91,7 @@ def settings() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         for method, net in EPISODIC.items():
             if base.startswith(EPISODIC_ON.get(method, "omniglot")):
                 solving = learner("EpisodicLearner", network(net, "baselines"))
-                found[f"{base}_{method}"] = solving, found[base][1]
+                found[f"{base}_{method}"] = solving, data_of(f"{base}_{method}")
     for task, environment in ENVIRONMENTS.items():
         context = ["_context"] if task in ("point", "cheetah_direction") else []
         for method in ("", "_pretrained", "_random", "_oracle", *context):

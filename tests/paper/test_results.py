@@ -220,6 +220,24 @@ def test_other_settings_of_another_systems_network_are_named(name, key, value, o
     assert chosen_of(tmp_path).departures == (said,)
 
 
+def test_fewer_tasks_of_another_systems_update_are_named(tmp_path) -> None:
+    name = "omniglot_5way_1shot_siamese"
+    data = result(name)["data"]
+    data["init_args"]["meta_batch_size"] = 2
+    store(tmp_path, name, data=data)
+    assert chosen_of(tmp_path).departures == ("data.meta_batch_size 2 where the config has 8",)
+
+
+@pytest.mark.parametrize("size", ["n_way", "k_shot"])
+def test_what_counts_are_the_classes_and_shots_of_the_test_tasks(size, tmp_path) -> None:
+    name = "mini_1shot_prototypical"
+    data = result(name)["data"]
+    data["init_args"] |= {f"eval_{size}": data["init_args"][size], size: 20}
+    store(tmp_path, name, data=data)
+    one = chosen_of(tmp_path)
+    assert (one.experiment.name, one.departures) == (name, (f"trained with {size} 20",))
+
+
 @pytest.mark.parametrize("method", ["pretrained", "random", "oracle"])
 def test_another_horizon_is_a_departure_of_every_method(method, tmp_path) -> None:
     content = result(f"point_{method}")
