@@ -74,8 +74,10 @@ class Chosen:
         seeds = ", ".join("?" if r.seed is None else str(r.seed) for r in self.results)
         count = f"mean of {len(self.results)} seeds: {seeds}" if len(self.results) > 1 else ""
         updates = self.shortened or (f"{one.meta_updates:,}" if one.meta_updates else "")
+        seconds = one.training_seconds
+        time = "" if seconds is None else f" in {seconds / 60:,.1f} minutes"
         facts = [
-            f"{updates} meta-updates" if updates else "",
+            f"{updates} meta-updates{time}" if updates else "",
             f"{one.tasks} test tasks (fingerprint {one.fingerprint}), 95% CI over tasks",
             count or f"seed {seeds}",
             f"step size chosen on validation tasks: {one.tuned}" if one.tuned else "",

@@ -31,6 +31,7 @@ class Result:
     seed: int | None
     command: str
     training: tuple[str, ...]  # its commands, with each resumption's; empty if not recorded
+    training_seconds: float | None  # None if not recorded
     date: str
     commit: str
     versions: Mapping[str, str | None]
@@ -93,6 +94,7 @@ def read_result(path: Path, name: Path | None = None) -> Result:
         seed=_get(path, content, trained, int, optional=True),
         command=_get(path, content, "command", str),
         training=_training(path, content),
+        training_seconds=_seconds(path, content),
         date=_get(path, content, "date", str),
         commit=str(git.get("commit", "?"))[:10] + (" with changes" if git.get("dirty") else ""),
         versions=_get(path, content, "versions", dict),
@@ -147,6 +149,12 @@ def _training(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
     key = "training_commands"
     commands = _get(path, {key: None, **content}, key, list, optional=True) or ()
     return tuple(_get(path, {f"{key}[{i}]": c}, f"{key}[{i}]", str) for i, c in enumerate(commands))
+
+
+def _seconds(path: Path, content: Mapping[str, Any]) -> float | None:
+    key = "training_seconds"
+    seconds = {key: None, **content}[key]
+    return None if seconds is None else _numbers(path, {key: [seconds]}, key, 1)[0]
 
 
 def _tuned(tuning: Mapping[str, Any] | None) -> str:

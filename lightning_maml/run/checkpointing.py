@@ -1,6 +1,7 @@
 """Resuming to the bit: checkpoints that are whole, and hold all that training depends on."""
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class RunState(Callback):
-    """Keeps in each checkpoint the run's seed, its commands (that of each resumption, too), and the
-    states of all random generators.
+    """Keeps in each checkpoint the run's seed, its commands (that of each resumption, too), its
+    seconds of training, and the states of all random generators.
 
     Each process has its own generators.
     With them a resumed run draws the dropout masks that the uninterrupted one would have drawn.
@@ -57,6 +58,8 @@ class RunState(Callback):
         self._resumed: list[dict[str, Any]] = []
         self._commands = [command_line()]
         self._meant: frozenset[str] = frozenset()
+        self._before: float | None = 0.0  # seconds of the runs that it goes on with; None: unknown
+        self._start: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note what is infinite by intention, such as the buffer of an attention mask."""
@@ -73,7 +76,17 @@ class RunState(Callback):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             states *= torch.distributed.get_world_size()
             torch.distributed.all_gather_object(states, generator_states())
-        return {"generators": states, "seed": global_seed(), "commands": self._commands}
+        return {
+            "generators": states,
+            "seed": global_seed(),
+            "commands": self._commands,
+            "seconds": self._seconds(),
+        }
+
+    def _seconds(self) -> float | None:
+        """From the starts of training to now or to the ends of the run's parts."""
+        now = time.monotonic()
+        return None if self._before is None else self._before + now - (self._start or now)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -91,12 +104,14 @@ class RunState(Callback):
                 )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the generators until training starts. Older checkpoints have no commands."""
+        """Keep the generators until training starts. Older checkpoints have no commands or time."""
         self._resumed = state_dict["generators"]
+        self._before = state_dict.get("seconds")
         self._commands = [*state_dict.get("commands", []), self._commands[-1]]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the generators back, unless another number of processes goes on with the run."""
+        self._start = time.monotonic()
         if len(self._resumed) == trainer.world_size:
             set_generator_states(self._resumed[trainer.global_rank])
         elif self._resumed:

@@ -47,8 +47,8 @@ def command_line() -> str:
 
 
 def checkpoint_facts(trainer: Trainer) -> dict[str, Any]:
-    """The checkpoint in use, if one was loaded: its meta-updates, its run's seed and commands, its
-    weights. What is not known is None.
+    """The checkpoint in use, if one was loaded: its meta-updates, its run's seed, commands and
+    seconds of training until then, its weights. What is not known is None.
     """
     path = trainer.ckpt_path
     if path is None:
@@ -62,6 +62,7 @@ def checkpoint_facts(trainer: Trainer) -> dict[str, Any]:
         "meta_updates": content.get("global_step"),
         "training_seed": run.get("seed"),
         "training_commands": run.get("commands"),
+        "training_seconds": run.get("seconds"),
         "weights": weights_digest(content["state_dict"]) if content else None,
     }
 

@@ -335,6 +335,16 @@ def test_a_training_s_own_commands_are_shown_where_known(tmp_path) -> None:
         read_results(tmp_path / "wrong")
 
 
+def test_minutes_of_a_training_are_shown_where_known(tmp_path) -> None:
+    store(tmp_path / "known", "sinusoid_maml_k5", training_seconds=1_234.5)
+    store(tmp_path / "unknown", "sinusoid_maml_k5", training_seconds=None)
+    known, unknown = (chosen_of(tmp_path / place).facts[0] for place in ("known", "unknown"))
+    assert known == f"{unknown} in 20.6 minutes"
+    store(tmp_path / "wrong", "sinusoid_maml_k5", training_seconds="long")
+    with pytest.raises(ValueError, match=r"`training_seconds` must hold numbers or null, got 'lo"):
+        read_results(tmp_path / "wrong")
+
+
 def test_fits_are_read_and_checked(tmp_path) -> None:
     path = store(tmp_path, "sinusoid_maml_k5").with_name("test_result_fits.json")
     tasks = read_fits(path)

@@ -256,6 +256,7 @@ def test_a_result_leads_back_to_what_made_it(trained, tmp_path, monkeypatch) -> 
     assert content["meta_updates"] == stored["global_step"] == 4
     assert content["training_commands"] == stored["callbacks"]["RunState"]["commands"]
     assert len(content["training_commands"]) == 1
+    assert content["training_seconds"] == stored["callbacks"]["RunState"]["seconds"] > 0
     for package in ("torch", "lightning", "numpy"):
         assert content["versions"][package] == importlib.metadata.version(package)
     command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
