@@ -328,9 +328,10 @@ def test_matching_nets_differ_in_their_distance() -> None:
 def test_short_runs_of_other_systems_differ_in_their_schedule(name) -> None:
     schedule = {"class_path", "T_max"}
     by_ravi = name == "mini_1shot_matching_short"
-    sizes: set[str] = set()
+    others: set[str] = set()
     if name == "mini_1shot_prototypical_short":
-        sizes = {"data.n_way", "data.eval_n_way", "data.query_shot", "data.eval_query_shot"}
+        others = {"data.n_way", "data.eval_n_way", "data.query_shot", "data.eval_query_shot"}
+        others |= {"model.model.scale"}
     decaying = ("matching_short", "prototypical_short", "siamese_short")
     if name.endswith(decaying) and not by_ravi:
         schedule |= {"step_size", "gamma"}  # of the long run
@@ -341,7 +342,7 @@ def test_short_runs_of_other_systems_differ_in_their_schedule(name) -> None:
         "data.train_batches_per_epoch" if by_ravi else "data.meta_batch_size",
         *(f"model.scheduler.{key}" for key in schedule),
         *other_rate,
-        *sizes,
+        *others,
     }
     config = load(name)
     scheduler = config["model"]["init_args"]["scheduler"]["init_args"]

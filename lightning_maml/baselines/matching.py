@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.baselines.embedded_sets import (
     by_class,
+    check_scale,
     checked_encoder,
     class_count,
     cosines,
@@ -75,6 +76,8 @@ class MatchingNets(nn.Module):
         distance: "cosine", the paper's, or "euclidean": minus the squared Euclidean distance.
         context_steps: K of the full context embeddings; 0: without them.
         features: numbers in an embedding, which full context embeddings must know.
+        scale: what similarities are multiplied by, 1 as in the paper. Cosines are within [-1, 1],
+            so that with 1 no class ever gets a high probability.
 
     Raises:
         ValueError: naming the argument that is out of range.
@@ -86,9 +89,11 @@ class MatchingNets(nn.Module):
         distance: Distance = "cosine",
         context_steps: int = 0,
         features: int | None = None,
+        scale: float = 1.0,
     ) -> None:
         check_types(MatchingNets.__init__, locals())
         check_counts(features=(features, 1))
+        check_scale(scale)
         super().__init__()
         if distance not in get_args(Distance):
             raise ValueError(
@@ -98,7 +103,7 @@ class MatchingNets(nn.Module):
             raise ValueError(f"`context_steps` must be at least 0, got {context_steps}.")
         if context_steps and features is None:
             raise ValueError("`features` must be given with `context_steps` > 0, got None.")
-        self.encoder, self.distance = checked_encoder(encoder), distance
+        self.encoder, self.distance, self.scale = checked_encoder(encoder), distance, scale
         self.context = FullContext(features, context_steps) if context_steps and features else None
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
@@ -107,7 +112,8 @@ class MatchingNets(nn.Module):
         support, query = embedded(self.encoder, support_x, query_x, features)
         if self.context is not None:
             support, query = self.context(support, query)
-        attention = similarities(query, support, self.distance).log_softmax(dim=-1)
+        alike = similarities(query, support, self.distance)
+        attention = (self.scale * alike).log_softmax(dim=-1)
         return by_class(attention, support_y, class_count(support_y)).logsumexp(dim=2)
 
     def training_loss(self, episode: Episode) -> Tensor:

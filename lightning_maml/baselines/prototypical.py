@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lightning_maml.argument_types import check_types
 from lightning_maml.baselines.embedded_sets import (
+    check_scale,
     checked_encoder,
     class_count,
     embedded,
@@ -31,17 +32,25 @@ class PrototypicalNets(nn.Module):
 
     Args:
         encoder: f, any module from examples to vectors.
+        scale: what squared distances are multiplied by, 1 as in the paper (metric scaling, Oreshkin
+            et al., 2018). Of 1,600 features they start in the hundreds, and with 1 training begins
+            by making them small.
+
+    Raises:
+        ValueError: naming the argument that is out of range.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, scale: float = 1.0) -> None:
         check_types(PrototypicalNets.__init__, locals())
+        check_scale(scale)
         super().__init__()
-        self.encoder = checked_encoder(encoder)
+        self.encoder, self.scale = checked_encoder(encoder), scale
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Log-probabilities of the classes, ``[T, Q, N]``."""
         support, query = embedded(self.encoder, support_x, query_x)
-        return (-squared_distances(query, prototypes(support, support_y))).log_softmax(dim=-1)
+        distances = squared_distances(query, prototypes(support, support_y))
+        return (-self.scale * distances).log_softmax(dim=-1)
 
     def training_loss(self, episode: Episode) -> Tensor:
         """Negative log-probability of the right class, mean over query examples."""

@@ -194,9 +194,10 @@ def _classifier(k_shot: int, method: str) -> Experiment:
 # Settings of another system's network in its configs, but for those in `_of_network`.
 OF_NETWORK: Final[dict[str, dict[str, Any]]] = {
     "mann": {"image_size": 20, "hidden": 200, "slots": 128, "width": 40, "heads": 4, "decay": 0.95},
-    "matching": {"distance": "cosine"},
+    "matching": {"distance": "cosine", "scale": 1.0},
     "memory_module": {"slots": 256, "margin": 0.1},
     "meta_lstm": {"hidden": 20},
+    "prototypical": {"scale": 1.0},
     "siamese": {"class_score": "mean"},
     "statistician": {"channels": 64, "context": 512, "latent": 16, "hidden": 256},
 }

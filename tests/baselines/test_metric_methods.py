@@ -104,6 +104,8 @@ def test_prototypes_and_loss_by_hand() -> None:
     assert found.tolist() == pytest.approx([expected, 1 - expected])
     loss = method.training_loss(Episode(support, labels, query, torch.tensor([[1]])))
     assert float(loss) == pytest.approx(8 + math.log1p(math.exp(-8)))
+    quarter = PrototypicalNets(nn.Identity(), scale=0.25)(support, labels, query).exp().flatten()
+    assert quarter[0].item() == pytest.approx(1 / (1 + math.exp(-2)))
 
 
 def test_distances_are_not_rounded_under_mixed_precision() -> None:
@@ -136,6 +138,9 @@ def test_attention_and_loss_of_three_vectors_by_hand() -> None:
     assert found.tolist() == pytest.approx([math.e / total, (1 + 1 / math.e) / total])
     loss = method.training_loss(Episode(support, labels, query, torch.tensor([[1]])))
     assert float(loss) == pytest.approx(-math.log((1 + 1 / math.e) / total))
+    total = math.e**2 + 1 + math.e**-2
+    doubled = MatchingNets(nn.Identity(), scale=2.0)(support, labels, query).exp().flatten()
+    assert doubled[0].item() == pytest.approx(math.e**2 / total)
     # Squared distances 9, 34, 36.
     distances = -similarities(query, support, "euclidean").flatten()
     assert distances.tolist() == pytest.approx([9.0, 34.0, 36.0])

@@ -205,6 +205,8 @@ def test_other_amounts_of_experience_are_departures(name, part, key, value, pape
         ("omniglot_5way_1shot_siamese", "class_score", "nearest", "mean"),
         ("omniglot_5way_1shot_matching", "context_steps", 3, 0),
         ("mini_5shot_matching", "context_steps", 0, 3),
+        ("mini_1shot_matching", "scale", 10.0, 1.0),
+        ("omniglot_5way_1shot_prototypical", "scale", 0.5, 1.0),
         ("omniglot_5way_5shot_mann", "slots", 16, 128),
         ("omniglot_20way_1shot_statistician", "context", 8, 512),
         ("omniglot_20way_1shot_memory_module", "margin", 0.2, 0.1),
