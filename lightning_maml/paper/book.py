@@ -44,6 +44,11 @@ class Chosen:
         return self.results[0]
 
     @property
+    def other_config(self) -> str:
+        """The config that its network was trained with, where not the experiment's; else empty."""
+        return _other_config(self.experiment, self.first)
+
+    @property
     def shortened(self) -> str:
         """How many meta-updates of how many, where they are fewer than the paper's; else empty."""
         done, paper = self.first.meta_updates, self.experiment.updates
@@ -107,8 +112,12 @@ class Book:
         return self.chosen.get(name)
 
     def missing(self, names: Iterable[str]) -> list[Experiment]:
-        """Which of these experiments have no result."""
-        return [EXPERIMENTS[name] for name in dict.fromkeys(names) if name not in self.chosen]
+        """Which of these experiments have no result, or only one of another config's network."""
+        return [
+            EXPERIMENTS[name]
+            for name in dict.fromkeys(names)
+            if name not in self.chosen or self.chosen[name].other_config
+        ]
 
 
 def sort_results(results: Iterable[Result]) -> Book:

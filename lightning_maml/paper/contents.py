@@ -21,7 +21,7 @@ from lightning_maml.paper import (
     table4,
     table5,
 )
-from lightning_maml.paper.book import Book
+from lightning_maml.paper.book import Book, Chosen
 from lightning_maml.paper.cells import SOURCES, Experiment
 from lightning_maml.paper.tables import View
 
@@ -86,7 +86,7 @@ class Need:
 
 def needs(part: Part, book: Book) -> list[Need]:
     """What of a part has no result yet, or has one that lacks what the part shows."""
-    found = [need_of(experiment) for experiment in book.missing(part.experiments)]
+    found = [need_of(one, book.get(one.name)) for one in book.missing(part.experiments)]
     for name in part.experiments:
         chosen = book.get(name)
         if chosen is None:
@@ -104,6 +104,7 @@ def needs(part: Part, book: Book) -> list[Need]:
     return list(dict.fromkeys(found))
 
 
-def need_of(experiment: Experiment) -> Need:
-    """The commands for an experiment without a result."""
-    return Need(experiment.name, "no result", experiment.commands)
+def need_of(experiment: Experiment, chosen: Chosen | None) -> Need:
+    """The commands for an experiment without a result of its own."""
+    why = f"only a result of {chosen.other_config}.yaml's network" if chosen else "no result"
+    return Need(experiment.name, why, experiment.commands)

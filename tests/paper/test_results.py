@@ -10,7 +10,7 @@ import yaml
 
 from lightning_maml.paper.book import Value, experiment_of, sort_results
 from lightning_maml.paper.cells import EXPERIMENTS, SOURCES
-from lightning_maml.paper.contents import PARTS
+from lightning_maml.paper.contents import PARTS, needs
 from lightning_maml.paper.markdown import run_commands
 from lightning_maml.paper.results import read_fits, read_result, read_results
 from tests.paper.conftest import IMAGE, learner, network, result, settings, sinusoid, store
@@ -102,8 +102,12 @@ def test_every_source_is_an_experiment_and_every_experiment_is_used() -> None:
 # -- which result is taken --------------------------------------------------------------------
 
 
+def book_of(folder: Path):
+    return sort_results(read_results(folder))
+
+
 def chosen_of(folder: Path):
-    (chosen,) = sort_results(read_results(folder)).chosen.values()
+    (chosen,) = book_of(folder).chosen.values()
     return chosen
 
 
@@ -116,10 +120,14 @@ def test_a_network_of_another_config_is_named_and_comes_last(flag, tmp_path) -> 
     facts = chosen_of(tmp_path).facts
     assert "trained by omniglot_5way_1shot_siamese_short.yaml, on its tasks" in facts
     assert "trained in bf16-mixed" in facts
+    lacking = {need.what: need.why for need in needs(PARTS["table1"], book_of(tmp_path))}
+    assert lacking[name] == "only a result of omniglot_5way_1shot_siamese_short.yaml's network"
+    assert lacking["omniglot_20way_5shot_siamese"] == "no result"
     store(tmp_path, name, "own", training_commands=[fit.format("20way_1shot")], meta_updates=1_000)
     chosen = chosen_of(tmp_path)
     assert [one.name for one in chosen.results] == ["own/test_result.json"]
     assert not any("trained" in fact for fact in chosen.facts)
+    assert name not in {need.what for need in needs(PARTS["table1"], book_of(tmp_path))}
     assert chosen.facts[-1] == (
         "taken for its own config, then the most meta-updates, then the newest; not taken: "
         "other/test_result.json (9,000 meta-updates)"
