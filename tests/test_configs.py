@@ -100,7 +100,7 @@ EPISODIC |= {
     if "_5way_" in name and name.endswith(("matching", "prototypical", "siamese"))
 }
 EPISODIC |= {
-    "mini_1shot_matching_short": (1, 15, 1, 1_500, 0.001),
+    "mini_1shot_matching_short": (1, 5, 1, 1_500, 0.001),
     "mini_1shot_prototypical_short": (1, 5, 1, 1_500, 0.001),
 }
 EPISODIC |= {
