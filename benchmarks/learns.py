@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -144,16 +145,17 @@ class Lesson:
 
 
 def lesson(course: Course, data: Glyphs, seed: int) -> tuple[Lesson, Trainer]:
-    """Both trainings, and what came of them."""
-    learner, trainer = trained(course, data, seed)
-    learned = tested(learner, trainer, data)
-    learner, trainer = trained(course, DrawnLabels(data, seed), seed)
-    drawn = [tested(learner, trainer, DrawnLabels(data, seed + 1, s)) for s in range(N_WAY)]
+    """Both trainings, and what came of them. What a test writes is not kept."""
+    with TemporaryDirectory() as folder:
+        learner, trainer = trained(course, data, seed, folder)
+        learned = tested(learner, trainer, data)
+        learner, trainer = trained(course, DrawnLabels(data, seed), seed, folder)
+        drawn = [tested(learner, trainer, DrawnLabels(data, seed + 1, s)) for s in range(N_WAY)]
     return Lesson(learned, drawn[0], sum(mean for mean, _ in drawn) / N_WAY), trainer
 
 
 def trained(
-    course: Course, data: LightningDataModule, seed: int
+    course: Course, data: LightningDataModule, seed: int, folder: str
 ) -> tuple[EpisodicLearner, Trainer]:
     """By Adam; weights, too, follow from the seed."""
     seed_everything(seed, verbose=False)
@@ -161,7 +163,7 @@ def trained(
     trainer = Trainer(
         max_steps=course.updates, max_epochs=-1, accelerator="cpu", limit_val_batches=0,
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
     trainer.fit(learner, datamodule=data)
     return learner, trainer
