@@ -35,12 +35,15 @@ class Entry:
 
     @property
     def parameters(self) -> str:
-        """How many the network has, by our result or, where none says, by the config; or empty."""
+        """How many the network has, by the config and, where it is another, by our result."""
         if self.experiment is None:
             return ""
         recorded = self.chosen.first.parameters if self.chosen is not None and self.ours else None
-        count = recorded or PARAMETERS.get(self.experiment.config)
-        return "" if count is None else f"{count:,}"
+        of_config = PARAMETERS.get(self.experiment.config)
+        if None in (recorded, of_config) or recorded == of_config:
+            count = recorded or of_config
+            return "" if count is None else f"{count:,}"
+        return f"{recorded:,} (config: {of_config:,})"
 
 
 @dataclass(frozen=True)

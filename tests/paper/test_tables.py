@@ -95,14 +95,14 @@ def test_a_shortened_run_is_marked_in_every_form(tmp_path) -> None:
 
 
 def test_the_number_of_parameters_stands_in_every_form(tmp_path) -> None:
-    """Those of a result, else those of the cell's config; none where there is no cell."""
+    """Those of a result, those of the cell's config where they differ; none without a cell."""
     store(tmp_path, "omniglot_5way_1shot_matching", parameters=222)
     store(tmp_path, "omniglot_5way_1shot_dense")  # its number is not recorded
     book = book_of(tmp_path)
     view = fill(reported.OMNIGLOT, book)
     assert "\n  parameters" in text(view)
-    assert "222           111,936" in text(view)
-    assert "| matching nets | 222 / 111,936 |" in view_lines(view)
+    assert re.search(r"222 \(config: 111,936\) +111,936", text(view))
+    assert "| matching nets | 222 (config: 111,936) / 111,936 |" in view_lines(view)
     assert "| MAML | 112,005 / 112,980 |" in view_lines(view)
     assert [entry.parameters for entry in view.lines[1].entries] == ["247,109", "247,109", "", ""]
     assert "<th>parameters</th>" in page(book, "the command", {})
