@@ -1,7 +1,7 @@
 """Whether each episodic method learns from labels, and from nothing else, by a short training.
 
     python benchmarks/learns.py --out benchmarks/results
-    python benchmarks/learns.py "matching nets" MANN --seed 1
+    python benchmarks/learns.py "prototypical nets" MANN --seed 1
 
 Each method is trained twice on 5-way 1-shot tasks of generated characters: as they are, and with
 the labels of the query images drawn anew, so that no image says anything about them. The first
@@ -206,6 +206,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := [name for name in options.methods if name not in COURSES]:
         parser.error(f"METHOD must be among {list(COURSES)}, got {unknown[0]!r}")
+    if options.methods and options.out:
+        parser.error("--out keeps the table of all methods; leave METHOD away")
     rows, failed = [], []
     for name in options.methods or COURSES:
         course = COURSES[name]
@@ -218,7 +220,7 @@ def main() -> None:
     text += table(HEAD, rows) + "\n"
     print(f"\n{text}")
     if options.out:
-        path = options.out / f"learns_{date.today()}.md"
+        path = options.out / f"learns_cpu_{date.today()}.md"
         write_whole(path, lambda file: file.write(text))
     if failed:
         raise SystemExit(f"not learned: {', '.join(failed)}")

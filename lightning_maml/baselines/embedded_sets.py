@@ -94,9 +94,15 @@ def squared_distances(query: Tensor, others: Tensor) -> Tensor:
 
 
 @in_float32
+def inner_products(query: Tensor, others: Tensor) -> Tensor:
+    """``[..., Q, D]``, ``[..., S, D]`` -> ``[..., Q, S]``."""
+    return query @ others.mT
+
+
+@in_float32
 def cosines(query: Tensor, others: Tensor) -> Tensor:
-    """Of the angles between vectors: ``[T, Q, D]``, ``[T, S, D]`` -> ``[T, Q, S]``."""
-    return F.normalize(query, dim=-1) @ F.normalize(others, dim=-1).mT
+    """Of the angles between vectors: ``[..., Q, D]``, ``[..., S, D]`` -> ``[..., Q, S]``."""
+    return inner_products(F.normalize(query, dim=-1), F.normalize(others, dim=-1))
 
 
 def by_class(values: Tensor, labels: Tensor, n_way: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_maml.argument_types import check_counts, check_shares, check_types
-from lightning_maml.baselines.embedded_sets import class_count, negative_log_likelihood
+from lightning_maml.baselines.embedded_sets import class_count, cosines, negative_log_likelihood
 from lightning_maml.episode import Episode
 
 EMPTY = 1e-6  # what memory starts with; the cosine of zero is not defined
@@ -70,7 +70,7 @@ def read_weights(rows: Tensor, keys: Tensor) -> Tensor:
 
     Shapes: ``[T, M, W]``, ``[T, R, W]`` -> ``[T, R, M]``.
     """
-    return (F.normalize(keys, dim=-1) @ F.normalize(rows, dim=-1).mT).softmax(dim=-1)
+    return cosines(keys, rows).softmax(dim=-1).to(rows)
 
 
 def access(

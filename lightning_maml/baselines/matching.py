@@ -13,6 +13,7 @@ from lightning_maml.baselines.embedded_sets import (
     class_count,
     cosines,
     embedded,
+    inner_products,
     negative_log_likelihood,
     squared_distances,
 )
@@ -61,7 +62,7 @@ class FullContext(nn.Module):
         shape, x = query.shape, query.flatten(0, 1)
         h = cell = torch.zeros_like(x)
         for _ in range(self.steps):
-            attention = (h.view(shape) @ support.mT).softmax(dim=-1)
+            attention = inner_products(h.view(shape), support).softmax(dim=-1).to(support)
             reading = (attention @ support).flatten(0, 1)
             hidden, cell = self.of_query(torch.cat([x, reading], dim=-1), (h, cell))
             h = hidden + x

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from lightning_maml.argument_types import check_counts, check_types
 from lightning_maml.baselines.embedded_sets import (
+    at_least_float32,
     by_class,
     checked_encoder,
     class_count,
-    cosines,
     embedded,
+    inner_products,
 )
 from lightning_maml.episode import Episode
 
@@ -150,11 +151,14 @@ class MemoryModule(nn.Module):
                 f"`slots` must be at least {support_x.shape[1]}, the number of support examples, "
                 f"got {self.slots}."
             )
-        support, query = embedded(self.encoder, support_x, query_x, self.project.in_features)
-        return F.normalize(self.project(support), dim=-1), F.normalize(self.project(query), dim=-1)
+        support, query = (
+            F.normalize(at_least_float32(self.project(vectors)), dim=-1)
+            for vectors in embedded(self.encoder, support_x, query_x, self.project.in_features)
+        )
+        return support, query
 
 
 def _similarities(memory: Memory, queries: Tensor) -> Tensor:
     """Cosines to the keys, minus infinity to empty slots: ``[T, Q, D] -> [T, Q, M]``."""
     empty = (memory.values == NOBODY)[:, None]
-    return cosines(queries, memory.keys).masked_fill(empty, -torch.inf)
+    return inner_products(queries, memory.keys).masked_fill(empty, -torch.inf)

@@ -1,7 +1,8 @@
 """Nearest neighbour in the features of a pretrained network (Table 1, mini-ImageNet)."""
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from lightning_maml.baselines.embedded_sets import cosines
 
 
 def class_similarities(support: Tensor, labels: Tensor, query: Tensor, n_way: int) -> Tensor:
@@ -13,6 +14,6 @@ def class_similarities(support: Tensor, labels: Tensor, query: Tensor, n_way: in
     Shapes: ``support [S, features]``, ``labels [S]`` below `n_way`, ``query [Q, features]``
     -> ``[Q, n_way]``.
     """
-    similarities = F.normalize(query, dim=1) @ F.normalize(support, dim=1).T
+    similarities = cosines(query, support)
     lowest = similarities.new_full((len(query), n_way), -1.0)
     return lowest.scatter_reduce(1, labels.expand_as(similarities), similarities, "amax")

@@ -259,9 +259,9 @@ class NeuralStatistician(nn.Module):
         """
         features = self._features(images)
         q_c = self.context(features, seen)
-        c = q_c.sample().repeat_interleave(images.shape[1], dim=0)
+        c = q_c.sample().to(features).repeat_interleave(images.shape[1], dim=0)
         q_z = Gaussian.of(self.posterior(features.flatten(0, 1), c))
-        z = q_z.sample()
+        z = q_z.sample().to(features)
         logits = self.decoder(self.mix(z, c))
         pixels = F.binary_cross_entropy_with_logits(logits, images.flatten(0, 1), reduction="sum")
         of_latents = kl_divergence(q_z, Gaussian.of(self.prior(c))).sum()

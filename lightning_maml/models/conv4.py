@@ -80,7 +80,7 @@ class Conv4(nn.Module):
         self.blocks = nn.ModuleList(
             Conv4Block(before, after, strided) for before, after in pairwise(widths)
         )
-        self.channels_last = not strided
+        self.channels_last = not strided  # which makes maps small at once
         self.mean = head == "mean"
         last = -(-image_size // 16) if strided else image_size // 16
         features = channels if self.mean else channels * last**2

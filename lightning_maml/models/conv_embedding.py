@@ -22,6 +22,9 @@ class ConvEmbedding(nn.Module):
         in_channels: channels of an image.
         channels: filters of each block.
         dropout: probability of dropping a number after each block.
+
+    Raises:
+        ValueError: naming the argument that is out of range or does not fit the images.
     """
 
     def __init__(self, in_channels: int = 1, channels: int = 64, dropout: float = 0.0) -> None:
@@ -29,6 +32,7 @@ class ConvEmbedding(nn.Module):
         check_counts(in_channels=(in_channels, 1), channels=(channels, 1))
         check_shares(dropout=dropout)
         super().__init__()
+        self.in_channels = in_channels
         widths = [in_channels, *[channels] * 4]
         self.blocks = nn.Sequential(
             *(
@@ -45,4 +49,9 @@ class ConvEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in_channels, H, W] -> [N, channels * (H // 16) * (W // 16)]``."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"Expected images [N, {self.in_channels}, height, width] (`in_channels`), "
+                f"got shape {tuple(x.shape)}."
+            )
         return self.blocks(channels_last(x)).flatten(1)

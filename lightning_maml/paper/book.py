@@ -79,7 +79,7 @@ class Chosen:
         seeds = ", ".join("?" if r.seed is None else str(r.seed) for r in self.results)
         count = f"mean of {len(self.results)} seeds: {seeds}" if len(self.results) > 1 else ""
         updates = self.shortened or (f"{one.meta_updates:,}" if one.meta_updates else "")
-        seconds = one.training_seconds
+        seconds = _mean(result.training_seconds for result in self.results)
         time = "" if seconds is None else f" in {seconds / 60:,.1f} minutes"
         facts = [
             f"{updates} meta-updates{time}" if updates else "",
@@ -172,16 +172,18 @@ def choose(experiment: Experiment, results: list[Result]) -> Chosen:
 
 def departures(experiment: Experiment, result: Result) -> tuple[str, ...]:
     """Where the recorded settings differ from the paper's, beside the number of meta-updates."""
+    foreign = _other_config(experiment, result)
     found = [
         f"{key} {result.settings[key]} where {experiment.reference} has {want}"
         for key, want in experiment.paper.items()
         if key in result.settings and not _same(result.settings[key], want)
+        if not (foreign and key.startswith("data."))  # which are the other's
     ]
     if result.tasks != experiment.test_tasks:
         found.append(f"{result.tasks} test tasks where the paper has {experiment.test_tasks}")
     if result.device.get("precision") != PRECISION:
         found.append(f"precision {result.device.get('precision')}, not {PRECISION}")
-    if foreign := _other_config(experiment, result):
+    if foreign:
         found.append(f"trained by {foreign}.yaml, on its tasks")
     found += [
         f"trained with {size} {result.settings[f'training.{size}']}"
@@ -198,10 +200,13 @@ def _flags(result: Result, name: str) -> list[str]:
 
 
 def _other_config(experiment: Experiment, result: Result) -> str:
-    """The config it was trained with, where that is of another experiment; else empty."""
+    """The config it was trained with, where that is of another experiment; else empty.
+
+    A config of the user's own is of none.
+    """
+    others = {one.config for one in EXPERIMENTS.values()} - {experiment.config}
     names = {Path(path).stem for path in _flags(result, "(?:--config|-c)")}
-    other = {n for n in names if n.removesuffix("_short") != experiment.config}
-    return ", ".join(sorted(other))
+    return ", ".join(sorted(name for name in names if name.removesuffix("_short") in others))
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -203,14 +203,14 @@ OF_NETWORK: Final[dict[str, dict[str, Any]]] = {
 }
 
 # Tasks of an update in its configs: of Omniglot with 5 and with 20 classes, of mini-ImageNet.
-_TASKS: Final[dict[str, tuple[int, int, int]]] = {
-    "mann": (16, 0, 0),
+_TASKS: Final[dict[str, tuple[int | None, int | None, int | None]]] = {
+    "mann": (16, None, None),
     "matching": (8, 2, 1),
-    "memory_module": (16, 16, 0),
-    "meta_lstm": (0, 0, 1),
+    "memory_module": (16, 16, None),
+    "meta_lstm": (None, None, 1),
     "prototypical": (8, 2, 4),
-    "siamese": (8, 2, 0),
-    "statistician": (6, 2, 0),
+    "siamese": (8, 2, None),
+    "statistician": (6, 2, None),
 }
 
 

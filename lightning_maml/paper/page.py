@@ -94,7 +94,7 @@ def _section(part: Part, book: Book, svg: Path | None) -> str:
     blocks.append(_readings(part.name, book))
     missing = ", ".join(_link(e.name, e.name) for e in book.missing(part.experiments))
     if missing and part.draw is not None:
-        blocks.append(f'<p class="soft">No result yet: {missing}.</p>')
+        blocks.append(f'<p class="soft">No result of their own yet: {missing}.</p>')
     return "\n".join([*(block for block in blocks if block), "</section>"])
 
 

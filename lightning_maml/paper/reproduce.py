@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "experiment", nargs="*", metavar="EXPERIMENT",
         help="e.g. mini_5shot, or omniglot_5way_1shot=omniglot_5way_1shot_short to take another "
-        "config; without any: all that have no result",
+        "config; without any: all that have no result of their own",
     )  # fmt: skip
     parser.add_argument(
         "--results", type=Path, required=True, metavar="DIR", help="where results are, and go"

@@ -165,10 +165,10 @@ def _tuned(tuning: Mapping[str, Any] | None) -> str:
 def _of_test_tasks(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Classes and shots are those of the test tasks; where training had others, beside them."""
     found = dict(settings)
-    for size in ("n_way", "k_shot", "query_shot"):
-        if (of_test := settings.get(f"data.eval_{size}")) is not None:
-            found[f"training.{size}"] = settings.get(f"data.{size}")
-            found[f"data.{size}"] = of_test
+    for size in ("n_way", "k_shot"):
+        of_training, of_test = (settings.get(f"data.{part}{size}") for part in ("", "eval_"))
+        if of_test not in (None, of_training):
+            found |= {f"training.{size}": of_training, f"data.{size}": of_test}
     return found
 
 

@@ -84,9 +84,10 @@ class RunState(Callback):
         }
 
     def _seconds(self) -> float | None:
-        """From the starts of training to now or to the ends of the run's parts."""
-        now = time.monotonic()
-        return None if self._before is None else self._before + now - (self._start or now)
+        """Of training so far, with the runs that it goes on with; None if one did not record it."""
+        if self._before is None or self._start is None:
+            return self._before
+        return self._before + time.monotonic() - self._start
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -120,6 +121,10 @@ class RunState(Callback):
                 f"processes, and these are {trainer.world_size}."
             )
         self._resumed = []
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock; another `fit` of the same trainer adds to it."""
+        self._before, self._start = self._seconds(), None
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

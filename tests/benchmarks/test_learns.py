@@ -1,5 +1,6 @@
 """benchmarks/learns.py: what counts as learned, and that a query label which is seen is noticed."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -109,8 +110,25 @@ def test_table_is_kept_and_what_failed_is_named(few_tasks, monkeypatch, capsys, 
     ]
 
 
-def test_unknown_method_is_named(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["learns.py", "MAML"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["MAML"], "METHOD must be among"),
+        (["MAML"], "got 'MAML'"),
+        (["MANN", "--out", "results"], "--out keeps the table of all methods"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, said, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["learns.py", *arguments])
     with pytest.raises(SystemExit):
         learns.main()
-    assert "got 'MAML'" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+
+
+def test_commands_of_the_docstring_name_methods() -> None:
+    """In quotes or not; the first names none, and takes all."""
+    first, second = (line for line in learns.__doc__.splitlines() if line.startswith("    "))
+    assert first.endswith("learns.py --out benchmarks/results")
+    names = shlex.split(second.partition("learns.py")[2].partition("--")[0])
+    assert names
+    assert set(names) <= set(learns.COURSES)

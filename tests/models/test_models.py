@@ -6,7 +6,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from lightning_maml.models import MLP, Conv4, OmniglotDense, ResNet12
+from lightning_maml.models import (
+    MLP,
+    Conv4,
+    ConvEmbedding,
+    OmniglotDense,
+    ResNet12,
+    conv4,
+    conv_embedding,
+)
 
 MINI = {
     "in_channels": 3,
@@ -199,3 +207,21 @@ def test_truncated_normal_is_the_authors() -> None:
 def test_a_wrong_setting_is_named(make, says) -> None:
     with pytest.raises(ValueError, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    ("net", "block"),
+    [(ConvEmbedding(3, channels=4), "blocks.0"), (Conv4(5, **MINI), "blocks.0.conv")],
+    ids=["ConvEmbedding", "Conv4"],
+)
+def test_photos_lie_channels_last_on_a_cpu_and_give_the_same(net, block, monkeypatch) -> None:
+    maps = []
+    hook = net.get_submodule(block).register_forward_hook(lambda *found: maps.append(found[-1]))
+    x = torch.rand(2, 3, 84, 84)
+    found = net.eval()(x)
+    assert maps[0].is_contiguous(memory_format=torch.channels_last)
+    for module in (conv4, conv_embedding):
+        monkeypatch.setattr(module, "channels_last", lambda x: x)
+    torch.testing.assert_close(net(x), found)
+    assert maps[1].is_contiguous()
+    hook.remove()

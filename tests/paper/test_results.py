@@ -243,9 +243,12 @@ def test_what_counts_are_the_classes_and_shots_of_the_test_tasks(size, tmp_path)
     name = "mini_1shot_prototypical"
     data = result(name)["data"]
     data["init_args"] |= {f"eval_{size}": data["init_args"][size], size: 20}
-    store(tmp_path, name, data=data)
-    one = chosen_of(tmp_path)
+    store(tmp_path / "other", name, data=data)
+    one = chosen_of(tmp_path / "other")
     assert (one.experiment.name, one.departures) == (name, (f"trained with {size} 20",))
+    data["init_args"][size] = data["init_args"][f"eval_{size}"]
+    store(tmp_path / "same", name, data=data)
+    assert chosen_of(tmp_path / "same").departures == ()
 
 
 @pytest.mark.parametrize("method", ["pretrained", "random", "oracle"])

@@ -34,6 +34,12 @@ def test_seconds_are_those_of_all_parts_of_a_run_and_of_nothing_between(clock) -
     training(second)
     clock.now += 5
     assert second.state_dict()["seconds"] == 12
+    second.on_train_end(None, None)
+    clock.now += 3_600
+    assert second.state_dict()["seconds"] == 12
+    training(second)  # the same trainer's second fit
+    clock.now += 4
+    assert second.state_dict()["seconds"] == 16
 
 
 def test_seconds_of_a_run_that_began_without_them_are_unknown(clock) -> None:
