@@ -161,6 +161,7 @@ SMALL = {  # flags for small data and little work
     "omniglot": ["--data.characters=[5, 5, 5]", "--data.meta_batch_size=2", "--data.val_tasks=2"],
     "mini": [
         "--data.query_shot=1",
+        "--data.eval_query_shot=1",
         "--data.meta_batch_size=1",
         "--data.val_tasks=1",
         "--model.eval_inner_steps=2",
@@ -656,7 +657,7 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for i in range(10):
                 Image.fromarray(rng.random((28, 28)) < 0.9).save(place / f"0001_{i:02}.png")
     for split in ("train", "val", "test"):
-        for number in range(5):
+        for number in range(20 if split == "train" else 5):  # a config trains on 20 at once
             place = root / split / f"n_{split}_{number}"
             place.mkdir(parents=True)
             for i in range(6):
