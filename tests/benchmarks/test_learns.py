@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import learns
 from datamodules import Glyphs
-from learns import CHANCE, N_WAY, Course, DrawnLabels, Lesson
+from learns import CHANCE, N_WAY, Course, Lesson, ShuffledLabels
 from lightning_maml.baselines import EpisodicLearner, PrototypicalNets
 from lightning_maml.episode import Episode
 from lightning_maml.models import ConvEmbedding
@@ -62,7 +63,7 @@ def test_every_shift_gives_each_query_another_label(few_tasks) -> None:
     batches = [next(iter(data.test_dataloader())) for _ in range(N_WAY)]
     labels = torch.stack(
         [
-            DrawnLabels(data, 3, shift).on_after_batch_transfer(batch, 0).query_y
+            ShuffledLabels(data, 3, shift).on_after_batch_transfer(batch, 0).query_y
             for shift, batch in enumerate(batches)
         ]
     )
@@ -79,6 +80,13 @@ def test_who_sees_a_query_label_is_noticed(few_tasks, monkeypatch) -> None:
     peeking, _ = learns.lesson(course, learns.generated(course, 0), 0)
     assert (peeking.learned[0], peeking.shifted) == (1, 1)
     assert not peeking.passed
+
+
+@pytest.mark.parametrize("name", learns.COURSES)
+def test_every_method_takes_true_and_shuffled_labels(name, few_tasks) -> None:
+    course = replace(learns.COURSES[name], updates=1, tasks=1)
+    found, _ = learns.lesson(course, learns.generated(course, 0), 0)
+    assert found.shifted == pytest.approx(CHANCE, abs=1e-7)
 
 
 @pytest.mark.parametrize(
