@@ -89,7 +89,7 @@ COURSES = {
         lambda: NeuralStatistician(channels=16, warm_up=100), 400, query_shot=4
     ),
     "meta-learner LSTM": Course(
-        lambda: MetaLSTM(Conv4(N_WAY, image_size=28, channels=32), steps=8), 600, 1, clip=0.25
+        lambda: MetaLSTM(Conv4(N_WAY, image_size=28, channels=8), steps=5), 300, 1, clip=0.25
     ),
     "MANN": Course(lambda: MANN(N_WAY), 2_000, 16),
 }
