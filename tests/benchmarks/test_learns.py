@@ -20,12 +20,12 @@ from lightning_maml.models import ConvEmbedding
 
 @pytest.fixture
 def few_tasks(monkeypatch) -> None:
-    """Twenty test tasks, of few characters."""
+    """Ten test tasks, of few characters."""
 
     def generated(course: Course, seed: int) -> Glyphs:
         return Glyphs(
             N_WAY, 1, course.query_shot, eval_query_shot=2, meta_batch_size=course.tasks,
-            train_batches_per_epoch=course.updates, test_tasks=20, characters=(100, 5, 20),
+            train_batches_per_epoch=course.updates, test_tasks=10, characters=(100, 5, 20),
             drawings=8, seed=seed,
         )  # fmt: skip
 
