@@ -1,5 +1,6 @@
 """Arguments against their type hints: what is of another kind is refused by name, at once."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from numbers import Integral, Real
@@ -48,6 +49,13 @@ def check_shares(**given: float) -> None:
     for name, value in given.items():
         if not 0 <= value <= 1:
             raise ValueError(f"`{name}` must be between 0 and 1, got {value}.")
+
+
+def check_positive(**given: float) -> None:
+    """Raise ValueError unless each value, by name, is a finite number above 0."""
+    for name, value in given.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"`{name}` must be a finite number > 0, got {value}.")
 
 
 def fits(value: Any, hint: Any) -> bool:

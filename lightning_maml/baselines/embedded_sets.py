@@ -1,6 +1,5 @@
 """What methods share that solve a task from vectors of its examples, without changing weights."""
 
-import math
 from collections.abc import Callable
 from functools import wraps
 
@@ -31,12 +30,6 @@ def checked_encoder(encoder: nn.Module) -> nn.Module:
             "use torch's batch norm, which keeps running statistics for evaluation."
         )
     return encoder
-
-
-def check_scale(scale: float) -> None:
-    """Raise ValueError, naming `scale`, unless it is a finite number above 0."""
-    if not 0 < scale < math.inf:
-        raise ValueError(f"`scale` must be a finite number > 0, got {scale}.")
 
 
 def embedded(

@@ -5,10 +5,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_maml.argument_types import check_counts, check_types
+from lightning_maml.argument_types import check_counts, check_positive, check_types
 from lightning_maml.baselines.embedded_sets import (
     by_class,
-    check_scale,
     checked_encoder,
     class_count,
     cosines,
@@ -94,7 +93,7 @@ class MatchingNets(nn.Module):
     ) -> None:
         check_types(MatchingNets.__init__, locals())
         check_counts(features=(features, 1))
-        check_scale(scale)
+        check_positive(scale=scale)
         super().__init__()
         if distance not in get_args(Distance):
             raise ValueError(

@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_maml.argument_types import check_types
+from lightning_maml.argument_types import check_positive, check_types
 from lightning_maml.baselines.embedded_sets import (
-    check_scale,
     checked_encoder,
     class_count,
     embedded,
@@ -42,7 +41,7 @@ class PrototypicalNets(nn.Module):
 
     def __init__(self, encoder: nn.Module, scale: float = 1.0) -> None:
         check_types(PrototypicalNets.__init__, locals())
-        check_scale(scale)
+        check_positive(scale=scale)
         super().__init__()
         self.encoder, self.scale = checked_encoder(encoder), scale
 

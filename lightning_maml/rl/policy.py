@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_maml.argument_types import check_counts, check_types
+from lightning_maml.argument_types import check_counts, check_positive, check_types
 from lightning_maml.models.mlp import MLP
 
 
@@ -41,9 +41,7 @@ class GaussianMLP(nn.Module):
         check_types(GaussianMLP.__init__, locals())
         check_counts(observation_size=(observation_size, 1), action_size=(action_size, 1))
         super().__init__()
-        for name, value in (("init_std", init_std), ("min_std", min_std)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"`{name}` must be a finite number > 0, got {value}.")
+        check_positive(init_std=init_std, min_std=min_std)
         self.mean = MLP(observation_size, action_size, hidden, init="xavier_uniform")
         self.log_std = nn.Parameter(torch.empty(action_size))
         self.init_log_std, self.min_log_std = math.log(init_std), math.log(min_std)

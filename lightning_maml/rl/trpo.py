@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from lightning_maml.argument_types import check_counts
+from lightning_maml.argument_types import check_counts, check_positive
 
 Product = Callable[[Tensor], Tensor]
 
@@ -129,8 +129,7 @@ class Trpo(torch.optim.Optimizer):
 
 def check_trpo(max_kl: float, cg_iterations: int, damping: float) -> None:
     """Raise ValueError, naming the argument of `Trpo` that is out of range."""
-    if not 0 < max_kl < math.inf:
-        raise ValueError(f"`max_kl` must be a finite number > 0, got {max_kl}.")
+    check_positive(max_kl=max_kl)
     if not 0 <= damping < math.inf:
         raise ValueError(f"`damping` must be a finite number >= 0, got {damping}.")
     check_counts(cg_iterations=(cg_iterations, 1))
