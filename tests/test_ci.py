@@ -10,7 +10,7 @@ from tests.versions import ROOT as OF_VERSIONS
 from tests.versions import TESTS, lowest, name_of, requirements
 
 ROOT = Path(__file__).parents[1]
-CHECKS = ("ruff check .", "ruff format --check .", "mypy", "pytest")
+CHECKS = ("ruff check .", "ruff format --check .", "mypy", "pytest -n auto")
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
 # As GitHub's page "Workflow syntax" has them; those that we use or may come to use.
 OF_JOBS = {"strategy", "runs-on", "timeout-minutes", "defaults", "steps", "if", "needs", "env"}

@@ -14,7 +14,7 @@ def blocks(language: str) -> list[str]:
 def test_the_two_commands_are_the_only_shell_blocks() -> None:
     assert blocks("bash") == [
         "pip install -e . && python train.py fit --config configs/sinusoid.yaml\n",
-        "pip install -e '.[dev]' && pytest\n",
+        "pip install -e '.[dev]' && pytest -n auto\n",
     ]
 
 

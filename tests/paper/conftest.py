@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,16 @@ def images(kind: str, n_way: int, k_shot: int, meta_batch_size: int) -> dict[str
     return {"class_path": f"datamodules.{kind}", "init_args": given}
 
 
+@cache
+def config_of(name: str) -> dict[str, Any]:
+    """Read once: parsing all of them for each test took minutes."""
+    found: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    return found
+
+
 def data_of(config: str) -> dict[str, Any]:
     """Other systems have tasks of their own."""
-    data = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))["data"]
+    data = config_of(config)["data"]
     kept = ("n_way", "k_shot", "meta_batch_size", "seed")
     return {**data, "init_args": {key: data["init_args"][key] for key in kept}}
 
