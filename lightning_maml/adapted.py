@@ -80,10 +80,7 @@ def fast_adapt(
             fixed statistics.
         FloatingPointError: if the inner loop diverges.
     """
-    if statistics not in get_args(Statistics):
-        raise ValueError(
-            f"`statistics` must be one of {list(get_args(Statistics))}, got {statistics!r}."
-        )
+    check_statistics(statistics)
     targets, class_names = as_targets(labels)
     _check_examples(engine, images, targets, class_names)
     theta = engine.adapt(loop, images, targets.to(images.device), step_sizes)
@@ -110,11 +107,7 @@ def fast_adapt(
 def _check_examples(
     engine: Engine, images: Tensor, targets: Tensor, class_names: Sequence[Any]
 ) -> None:
-    if len(images) != len(targets) or not len(images):
-        raise ValueError(
-            "`images` and `labels` must hold the same number of examples, at least one, got "
-            f"{len(images)} and {len(targets)}."
-        )
+    _check_lengths(images, targets)
     if images.dtype == torch.uint8:
         _check_bytes(engine, images, targets)
     if class_names and (engine.loss in (mse, F.mse_loss) or isinstance(engine.loss, nn.MSELoss)):
@@ -123,6 +116,39 @@ def _check_examples(
         check_classes(class_names, outputs_for(engine, images, targets), "labels")
     elif is_classification(engine.loss):
         check_labels(targets, outputs_for(engine, images, targets), "labels")
+
+
+def _check_lengths(images: Tensor, targets: Tensor) -> None:
+    if len(images) != len(targets) or not len(images):
+        raise ValueError(
+            "`images` and `labels` must hold the same number of examples, at least one, got "
+            f"{len(images)} and {len(targets)}."
+        )
+
+
+def check_statistics(statistics: Statistics) -> None:
+    """Check the name.
+
+    Raises:
+        ValueError: naming `statistics`.
+    """
+    if statistics not in get_args(Statistics):
+        raise ValueError(
+            f"`statistics` must be one of {list(get_args(Statistics))}, got {statistics!r}."
+        )
+
+
+def as_classes(images: Tensor, labels: Labels) -> tuple[Tensor, tuple[Any, ...]]:
+    """Class numbers of the images, and the names of the classes.
+
+    Raises:
+        ValueError: naming `labels`, if they are no classes, or not one for each image.
+    """
+    targets, class_names = as_targets(labels)
+    _check_lengths(images, targets)
+    if not class_names:
+        raise ValueError(f"`labels` must be class names or integers, got {labels!r}.")
+    return targets, class_names
 
 
 def _check_bytes(engine: Engine, images: Tensor, targets: Tensor) -> None:
@@ -187,7 +213,12 @@ def as_targets(labels: Labels) -> tuple[Tensor, tuple[Any, ...]]:
         ) from error
 
 
-def check_classes(names: Sequence[Any], outputs: int, argument: str) -> None:
+def check_classes(
+    names: Sequence[Any],
+    outputs: int,
+    argument: str,
+    remedy: str = " An `EpisodeHead` as the model takes any number of classes.",
+) -> None:
     """Check the number of classes against that of the network's outputs.
 
     Raises:
@@ -197,5 +228,5 @@ def check_classes(names: Sequence[Any], outputs: int, argument: str) -> None:
         shown = ", ".join(map(str, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
         raise ValueError(
             f"`{argument}` must have {outputs} classes, as the model has {outputs} outputs, "
-            f"got {len(names)}: {shown}. An `EpisodeHead` as the model takes any number of classes."
+            f"got {len(names)}: {shown}.{remedy}"
         )

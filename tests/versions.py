@@ -67,7 +67,8 @@ def main(args: list[str] | None = None) -> int:
         warnings = ["-W", "default"] if which == "lowest" else []
         path = os.pathsep.join([str(scripts), os.environ["PATH"]])
         environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-        command = [python, "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider", *warnings, *tests]
+        quiet = ["-q", "-n", "auto", "-p", "no:cacheprovider"]
+        command = [python, "-m", "pytest", *quiet, *warnings, *tests]
         return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 

@@ -3,7 +3,8 @@
 The baselines of Ravi and Larochelle (2017) on mini-ImageNet, which the paper's table repeats.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import product
 from typing import Literal, get_args
@@ -11,8 +12,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lightning_maml.adapted import Adapted, Labels, Statistics, as_classes, check_statistics
 from lightning_maml.argument_types import check_types
-from lightning_maml.baselines.nearest_neighbour import class_similarities
+from lightning_maml.baselines.nearest_neighbour import Neighbours, class_similarities
 from lightning_maml.baselines.pretrained import Pretrained
 from lightning_maml.baselines.tuning import (
     mean_after_last_step,
@@ -22,8 +24,10 @@ from lightning_maml.baselines.tuning import (
 from lightning_maml.engine import Engine
 from lightning_maml.episode import Episode
 from lightning_maml.functional_model import eval_mode
+from lightning_maml.inner_loop import Params
 from lightning_maml.losses import Loss
 from lightning_maml.meta_update import OptimizerFactory, SchedulerFactory
+from lightning_maml.models.support_statistics import fix_statistics
 from lightning_maml.step_sizes import StepSizes
 from lightning_maml.task_curve import EvalResult
 from lightning_maml.tasks_at_once import TasksAtOnce
@@ -39,7 +43,8 @@ class PretrainedClassifier(Pretrained):
     """One network trained to tell all training classes apart; tasks are left to evaluation.
 
     Training batches hold images of all classes (``MiniImagenet(class_batch_size=64)``). In
-    evaluation there are two ways, which a test of one checkpoint may choose from:
+    evaluation, and whatever solves a task, there are
+    two ways, which a test of one checkpoint may choose from:
 
     - "fine_tuning": a fresh last layer, the same for all tasks, and gradient descent on the whole
       network, step t with the step size lr / (1 + decay t). Before `test` and `predict`, lr and
@@ -105,15 +110,16 @@ class PretrainedClassifier(Pretrained):
         self.fine_tuning_decays = _check_decays(fine_tuning_decays)
         self.n_way, self.classify_by, self.head = n_way, classify_by, head
         _linear(self.model, head)
-        self._engine_of_training = self.engine
+        self._engine_of_training, self._trains = self.engine, False
         self._decay = 0.0
 
     # -- evaluation has a network of its own ------------------------------------------------------
 
     def evaluate(self, episode: Episode, inner_steps: int | None = None) -> EvalResult:
         """As `MetaLearner.evaluate`; nearest neighbours are a curve of one point."""
-        if self.classify_by == "fine_tuning" or self.engine is self._engine_of_training:
-            return super().evaluate(episode, inner_steps)
+        if self.tunes or self._trains:
+            with self._for_this_task():
+                return super().evaluate(episode, inner_steps)
         output = self.outputs(episode)[0]
         pairs = zip(output, episode.query_y, strict=True)
         loss = torch.stack([self.loss(*pair) for pair in pairs])
@@ -121,9 +127,11 @@ class PretrainedClassifier(Pretrained):
 
     def outputs(self, episode: Episode, inner_steps: int | None = None) -> Tensor:
         """As `MetaLearner.outputs`; of nearest neighbours, the similarities."""
-        if self.classify_by == "fine_tuning":
-            return super().outputs(episode, inner_steps)
-        episode, features = self._checked(episode), self._features()
+        if self.tunes:
+            with self._for_this_task():
+                return super().outputs(episode, inner_steps)
+        with self._for_this_task():
+            episode, features = self._checked(episode), self._features()
         with torch.no_grad(), eval_mode(features):
             tasks = [
                 class_similarities(features(sx), sy, features(qx), self.n_way)
@@ -131,8 +139,66 @@ class PretrainedClassifier(Pretrained):
             ]
         return torch.stack(tasks)[None]
 
+    def adapt(self, support_x: Tensor, support_y: Tensor, inner_steps: int | None = None) -> Params:
+        """As `MetaLearner.adapt`, of the network with the fresh last layer.
+
+        Raises:
+            ValueError: if nearest neighbours are looked for, which adapt nothing.
+        """
+        if not self.tunes:
+            raise ValueError(
+                "`adapt` is for `classify_by` 'fine_tuning', got 'nearest_neighbour', which adapts "
+                "nothing; use `fast_adapt` or `outputs`."
+            )
+        with self._for_this_task():
+            return super().adapt(support_x, support_y, inner_steps)
+
+    @torch.no_grad()
+    def fast_adapt(
+        self,
+        images: Tensor,
+        labels: Labels,
+        inner_steps: int | None = None,
+        statistics: Statistics = "support",
+    ) -> Adapted:
+        """As `MetaLearner.fast_adapt`; neighbours may be of any number of classes."""
+        if self.tunes:
+            with self._for_this_task():
+                return super().fast_adapt(images, labels, inner_steps, statistics)
+        check_statistics(statistics)
+        targets, names = as_classes(images, labels)
+        features = _with_head(self.model, self.head, nn.Identity()).eval()
+        if statistics == "support":
+            fix_statistics(features, images)
+        neighbours = Neighbours(features, images, targets.to(images.device), len(names))
+        return Adapted(neighbours, names).eval()
+
+    @property
+    def tunes(self) -> bool:
+        """Only fine-tuning does."""
+        return self.classify_by == "fine_tuning"
+
+    def training_step(self, episode: Episode, batch_idx: int) -> None:
+        """A batch of all classes, told apart by the network's own last layer."""
+        self._trains = True
+        try:
+            super().training_step(episode, batch_idx)
+        finally:
+            self._trains = False
+
     def on_train_start(self) -> None:
-        """Train the network itself, whatever was evaluated before."""
+        """Train the network itself, whatever was evaluated before.
+
+        Raises:
+            ValueError: if the datamodule gives tasks to train on, whose class numbers change.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "shots") and getattr(data, "class_batch_size", None) is None:
+            raise ValueError(
+                f"`class_batch_size` of {type(data).__name__} must be given: training takes "
+                "batches of all classes, not tasks, in each of which a class has another number. "
+                "Of the datamodules, MiniImagenet has it."
+            )
         super().on_train_start()
         self._back_to_training()
 
@@ -150,7 +216,7 @@ class PretrainedClassifier(Pretrained):
     def tune(self) -> None:
         """Choose step size and decay on the validation tasks, and use them."""
         self._for_tasks()
-        if self.classify_by == "nearest_neighbour":
+        if not self.tunes:
             return
         episodes = validation_tasks(self)
 
@@ -161,6 +227,19 @@ class PretrainedClassifier(Pretrained):
         grid = [*product(self.fine_tuning_lrs, self.fine_tuning_decays)]
         self.tuning = tune(grid, mean_of, self.higher_is_better)
         self._use_schedule(self.tuning.chosen)
+
+    @contextmanager
+    def _for_this_task(self) -> Iterator[None]:
+        """Outside of an evaluation by the Trainer: as in validation, and for one call."""
+        if self._trains or self.engine is not self._engine_of_training:
+            yield
+            return
+        self._for_tasks()
+        self._use_schedule((self._validation_step_sizes.fixed(0), 0.0))
+        try:
+            yield
+        finally:
+            self._back_to_training()
 
     def _back_to_training(self) -> None:
         self.engine, self._outputs = self._engine_of_training, None

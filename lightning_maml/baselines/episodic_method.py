@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_maml.adapted import Adapted, Labels, Statistics
 from lightning_maml.argument_types import check_types
 from lightning_maml.baselines.embedded_sets import class_count
 from lightning_maml.baselines.own_settings import forget_settings_of_the_base
+from lightning_maml.baselines.solved import solve
 from lightning_maml.episode import Episode, check_episode
 from lightning_maml.functional_model import eval_mode
 from lightning_maml.inner_loop import Params
@@ -84,8 +86,23 @@ class EpisodicLearner(MetaLearner):
         """
         raise ValueError(
             "`adapt` is for learners with an inner loop, got a method without, "
-            f"{type(self.model).__name__}; use `outputs`."
+            f"{type(self.model).__name__}; use `fast_adapt` or `outputs`."
         )
+
+    def fast_adapt(
+        self,
+        images: Tensor,
+        labels: Labels,
+        inner_steps: int | None = None,
+        statistics: Statistics = "support",
+    ) -> Adapted:
+        """A module that answers for the classes of ``images [S, ...]`` of one task; see solved.py.
+
+        Raises:
+            ValueError: naming the argument that does not fit the method.
+        """
+        _check_steps(inner_steps)
+        return solve(self.model, images, labels, statistics)
 
     def outputs(self, episode: Episode, inner_steps: int | None = None) -> Tensor:
         """Log-probabilities of the query examples' classes, ``[1, T, Q, N]``; eval mode.
@@ -93,8 +110,7 @@ class EpisodicLearner(MetaLearner):
         Raises:
             ValueError: if the episode's tensors do not fit together, or `inner_steps` is not 0.
         """
-        if inner_steps:
-            raise ValueError(f"`inner_steps` must be 0 for this method, got {inner_steps}.")
+        _check_steps(inner_steps)
         episode = self._checked(episode)
         with torch.no_grad(), eval_mode(self.model):
             output: Tensor = self.model(*episode[:3])
@@ -144,6 +160,11 @@ class EpisodicLearner(MetaLearner):
 
     def _remedy(self) -> str:
         return "Try a smaller `meta_lr`."
+
+
+def _check_steps(inner_steps: int | None) -> None:
+    if inner_steps:
+        raise ValueError(f"`inner_steps` must be 0 for this method, got {inner_steps}.")
 
 
 def _check_method(model: nn.Module) -> None:

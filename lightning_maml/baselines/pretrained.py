@@ -88,6 +88,11 @@ class Pretrained(MetaLearner):
         self._validation_step_sizes = self.inner_loop.step_sizes
         self.tuning: Tuning[Any] | None = None
 
+    @property
+    def tunes(self) -> bool:
+        """Whether it needs validation tasks before it can answer."""
+        return True
+
     def on_validation_epoch_start(self) -> None:
         """Fine-tune with the fixed step size."""
         super().on_validation_epoch_start()

@@ -38,6 +38,11 @@ class SupportStatisticsNorm(_Converted):
             return F.batch_norm(wide, mean, var, weight, bias, eps=self.eps).to(x.dtype)
 
 
+def transductive_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers of batch norm, by name, that normalise by the batch at hand in eval mode, too."""
+    return {n: m for n, m in model.named_modules() if _uses_batch_statistics(m)}
+
+
 def fix_statistics(model: nn.Module, support_x: Tensor) -> None:
     """Make all transductive batch norm in `model` use the statistics of ``support_x [S, ...]``.
 
@@ -47,7 +52,7 @@ def fix_statistics(model: nn.Module, support_x: Tensor) -> None:
     Raises:
         ValueError: naming a layer that runs more than once or has a `forward` of its own.
     """
-    norms = {n: m for n, m in model.named_modules() if _uses_batch_statistics(m)}
+    norms = transductive_norms(model)
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def noting(name: str) -> Any:

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_maml.adapted import as_targets, check_classes, outputs_for
-from lightning_maml.baselines import Pretrained
+from lightning_maml.baselines import EpisodicLearner, Pretrained
 from lightning_maml.episode import Question
 from lightning_maml.meta_learner import MetaLearner
 from lightning_maml.run.files import unused_stem, write_whole
@@ -30,16 +30,20 @@ def check_question(learner: LightningModule, data: Asks) -> None:
     Raises:
         ValueError: naming what does not fit.
     """
-    if isinstance(learner, Pretrained):
+    if isinstance(learner, Pretrained) and learner.tunes:
         raise ValueError(
             f"`data` must have validation tasks, on which {type(learner).__name__} tunes its steps,"
             f" got {type(data).__name__}; use a MetaLearner."
         )
-    if isinstance(learner, MetaLearner):  # others refuse for themselves
-        question = data.question()
+    if not isinstance(learner, MetaLearner):  # others refuse for themselves
+        return
+    question = data.question()
+    images = question.support_x.to(learner.device)
+    if isinstance(learner, EpisodicLearner | Pretrained):
+        learner.fast_adapt(images, question.labels, statistics=question.statistics)
+    else:
         targets, names = as_targets(question.labels)
-        images = question.support_x[:2].to(learner.device)
-        check_classes(names, outputs_for(learner.engine, images, targets), "support")
+        check_classes(names, outputs_for(learner.engine, images[:2], targets), "support")
 
 
 class AnswerFile(Callback):

@@ -11,9 +11,11 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from datamodules.settings import Shots
 from lightning_maml import Episode
 from lightning_maml.baselines import PretrainedClassifier
 from lightning_maml.baselines.nearest_neighbour import class_similarities
+from lightning_maml.models import EpisodeBatchNorm
 
 WAYS, CLASSES, FEATURES = 3, 7, 4
 
@@ -171,6 +173,61 @@ def test_nearest_neighbours_use_the_features_before_the_last_layer() -> None:
     assert logged["test/accuracy"] == pytest.approx(torch.stack(right).mean().item(), abs=1e-6)
     assert [name for name in logged if "_step" in name] == ["test/accuracy_step0"]
     assert maml.result_facts() == {}
+
+
+def test_tasks_are_solved_without_a_trainer_as_with_one() -> None:
+    """By the layer for three classes; training goes on with that for seven."""
+    maml, (episode, _) = learner(inner_lr=0.3), Data().val_dataloader()
+    expected = fine_tuned_accuracy(maml.model, episode, 0.3, 0.0, 3)
+    torch.testing.assert_close(maml.evaluate(episode).metric.mean(dim=1), expected)
+    logits = maml.outputs(episode)
+    assert logits.shape == (4, 4, 6, WAYS)
+    theta = maml.adapt(episode.support_x[0], episode.support_y[0])
+    adapted = maml.fast_adapt(episode.support_x[0], episode.support_y[0])
+    found = adapted(episode.query_x[0])
+    torch.testing.assert_close(found, logits[-1, 0])
+    assert theta["head.weight"].shape == (WAYS, 6)
+    maml.meta_loss(tasks(1, CLASSES, 0)).backward()  # seven classes
+    with torch.no_grad():
+        maml.model.body.weight.zero_()
+    assert not torch.equal(maml.outputs(episode), logits)  # of the weights as they are now
+
+
+@pytest.mark.parametrize("classes", [2, WAYS, 5])
+def test_neighbours_of_new_images_are_those_of_any_number_of_classes(classes) -> None:
+    maml = learner(classify_by="nearest_neighbour")
+    sx, sy, qx, _ = (part[0] for part in tasks(1, classes, 1))
+    adapted = maml.fast_adapt(sx, [f"class {number}" for number in sy.tolist()])
+    support, query = (torch.tanh(maml.model.body(x)) for x in (sx, qx))
+    nearest = F.cosine_similarity(query[:, None], support[None], dim=2).argmax(dim=1)
+    assert adapted.predict(qx) == [f"class {number}" for number in sy[nearest].tolist()]
+    with pytest.raises(ValueError, match="`adapt` is for `classify_by` 'fine_tuning', got"):
+        maml.adapt(sx, sy)
+
+
+def test_neighbours_do_not_depend_on_what_else_is_asked_unless_told_to() -> None:
+    maml = learner(classify_by="nearest_neighbour")
+    maml.model.body = nn.Sequential(nn.Linear(FEATURES, 6), EpisodeBatchNorm(6))
+    sx, sy, qx, _ = (part[0] for part in tasks(1, WAYS, 1))
+    fixed, moving = (
+        maml.fast_adapt(sx, sy, statistics=kind)  # type: ignore[arg-type]
+        for kind in ("support", "transductive")
+    )
+    torch.testing.assert_close(fixed(qx[:2]), fixed(qx)[:2])
+    assert (moving(qx[:2]) - moving(qx)[:2]).abs().max() > 0.01
+
+
+def test_training_on_tasks_is_refused() -> None:
+    """Their class numbers mean something else in each."""
+
+    class Tasks(Data):
+        shots, class_batch_size = Shots(WAYS, 2, 2), None
+
+    message = "`class_batch_size` of Tasks must be given: training takes batches of all"
+    with pytest.raises(ValueError, match=message):
+        trainer(max_epochs=1).fit(learner(), Tasks())
+    Tasks.class_batch_size = 28
+    trainer(max_epochs=1).fit(learner(), Tasks())
 
 
 @pytest.mark.parametrize(

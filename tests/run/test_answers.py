@@ -12,8 +12,13 @@ from PIL import Image
 import train
 from datamodules import FewShotFolder
 from lightning_maml import MetaLearner
-from lightning_maml.baselines import Pretrained
-from lightning_maml.models import Conv4
+from lightning_maml.baselines import (
+    EpisodicLearner,
+    Pretrained,
+    PretrainedClassifier,
+    PrototypicalNets,
+)
+from lightning_maml.models import Conv4, ConvEmbedding
 from lightning_maml.run.answers import check_question
 from lightning_maml.weights import weights_file
 from tests.run.conftest import QUIET
@@ -21,6 +26,8 @@ from tests.run.conftest import QUIET
 CLASSES = ["kappa", "Alpha", "zeta", "beta", "mu"]  # five, as the weights have it
 SORTED = sorted(CLASSES)
 WEIGHTS = weights_file("omniglot_5way_1shot")
+GLYPHS = ["--data.characters=[6, 6, 6]", "--data.drawings=4", "--data.query_shot=2"]
+GLYPHS += ["--data.meta_batch_size=2", "--data.train_batches_per_epoch=1", "--data.val_tasks=2"]
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +149,39 @@ def test_baselines_that_tune_are_refused(tmp_path) -> None:
     data = FewShotFolder(*paths, image_size=28, channels=1, invert=True)
     with pytest.raises(ValueError, match="on which Pretrained tunes its steps, got FewShotFolder"):
         check_question(Pretrained(Conv4(5), loss="cross_entropy"), data)
+
+
+def test_methods_without_an_inner_loop_answer_for_any_number_of_classes(tmp_path) -> None:
+    train.main([
+        "fit", "--config=omniglot_5way_1shot_prototypical_short.yaml", "--data=Glyphs", *GLYPHS,
+        "--model.model.init_args.encoder.init_args.channels=8", "--trainer.max_steps=1",
+        "--trainer.log_every_n_steps=1", *QUIET,
+    ])  # fmt: skip
+    (checkpoint,) = Path().rglob("last.ckpt")
+    classes = ["pine", "fir", "larch"]
+    flags = [*write(tmp_path, ["fir-1.png", "larch-1.png"], classes), "--data.invert=true"]
+    rows = predict(*flags, ckpt=checkpoint)
+    learner = EpisodicLearner.load_from_checkpoint(
+        checkpoint, model=PrototypicalNets(ConvEmbedding(channels=8))
+    )
+    paths = (str(tmp_path / part) for part in ("support", "query"))
+    question = FewShotFolder(*paths, image_size=28, channels=1, invert=True).question()
+    solved = learner.fast_adapt(question.support_x, question.labels)
+    expected = solved.probabilities(question.query_x)
+    found = torch.tensor([[float(row[f"p_{name}"]) for name in sorted(classes)] for row in rows])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["nearest_neighbour", "fine_tuning"])
+def test_neighbours_answer_where_fine_tuning_cannot(how, tmp_path) -> None:
+    paths = (flag.partition("=")[2] for flag in write(tmp_path, ["mu-1.png"], ["mu", "nu"]))
+    data = FewShotFolder(*paths, image_size=28, channels=1, invert=True)
+    learner = PretrainedClassifier(Conv4(7), classify_by=how)
+    if how == "nearest_neighbour":
+        check_question(learner, data)
+    else:
+        with pytest.raises(ValueError, match="on which PretrainedClassifier tunes its steps, got"):
+            check_question(learner, data)
 
 
 def test_what_python_trained_on_is_asked_for(tmp_path) -> None:
