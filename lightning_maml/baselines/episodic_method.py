@@ -21,18 +21,24 @@ from lightning_maml.inner_loop import Params
 from lightning_maml.losses import check_labels
 from lightning_maml.meta_learner import MetaLearner
 from lightning_maml.meta_update import OptimizerFactory, SchedulerFactory
+from lightning_maml.models.batch_norm import with_frozen_statistics
 from lightning_maml.not_finite import first_not_finite
+from lightning_maml.run.trainer_checks import check_outputs
 from lightning_maml.task_curve import EvalResult
 
 
 @runtime_checkable
 class EpisodicMethod(Protocol):
-    """What a method must have beside being an `nn.Module`."""
+    """What a method must have beside being an `nn.Module`.
+
+    One that has an attribute `n_way` solves tasks of so many classes at the most.
+    """
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Log-probabilities: ``[T, S, ...]``, ``[T, S]``, ``[T, Q, ...]`` -> ``[T, Q, N]``.
 
-        T tasks of N classes; the result for a task depends on that task alone in eval mode.
+        T tasks of N classes; the result for a task depends on that task alone in eval mode. All of
+        them are finite: a probability of exactly 0 counts as a failure, as for all learners.
         """
 
     def training_loss(self, episode: Episode) -> Tensor:
@@ -44,7 +50,8 @@ class EpisodicLearner(MetaLearner):
 
     Logs and results are those of `MetaLearner`. The training metric is that of the batch at hand
     before the update, in eval mode. Unlike there, stock batch norm stays as it is: training
-    normalises by the batch, all tasks of it together, and evaluation by running statistics.
+    normalises by the batch, all tasks of it together, and evaluation by running statistics. Layers
+    of it that are frozen by now keep theirs, in a copy of the model.
 
     Args:
         model: the method, an `nn.Module` that is an `EpisodicMethod`.
@@ -125,11 +132,13 @@ class EpisodicLearner(MetaLearner):
         return EvalResult(loss[None], self._per_task_metric(output, episode)[None])
 
     def _with_batch_norm(self, model: nn.Module) -> nn.Module:
-        return model
+        return with_frozen_statistics(model)
 
     def _checked(self, episode: Episode) -> Episode:
         episode = check_episode(episode)
         labels = episode.support_y
+        if self._outputs is None and isinstance(most := getattr(self.model, "n_way", None), int):
+            check_outputs(self._trainer, most)
         # As in `MetaLearner`: of an accelerator, the first batch only.
         if labels.device.type == "cpu" or self._outputs is None:
             self._outputs = class_count(labels)

@@ -7,6 +7,7 @@ set. There are no running statistics that could leak from one task to the next.
 
 import logging
 import os
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, ClassVar
 
@@ -174,17 +175,31 @@ def with_episode_statistics(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: if a layer with running statistics cannot be converted, naming it.
     """
-    names = {name for name, module in model.named_modules() if _has_running_statistics(module)}
-    if not names:
-        return model
-    for name in sorted(names):
-        _check_convertible(name, model.get_submodule(name))
+    norms = {n: m for n, m in model.named_modules() if _has_running_statistics(m)}
+    return _converted(model, norms) if norms else model
+
+
+def with_frozen_statistics(model: nn.Module) -> nn.Module:
+    """The same of the frozen layers alone; others stay as they are.
+
+    Returns `model` itself, not a copy, if there was nothing to convert.
+
+    Raises:
+        ValueError: if a layer cannot be converted, naming it.
+    """
+    norms = {n: m for n, m in model.named_modules() if _has_running_statistics(m)}
+    frozen = {name: norm for name, norm in norms.items() if _is_frozen(norm)}
+    return _converted(model, frozen) if frozen else model
+
+
+def _converted(model: nn.Module, norms: Mapping[str, nn.Module]) -> nn.Module:
+    for name, norm in sorted(norms.items()):
+        _check_convertible(name, norm)
     model = deepcopy(model)
     frozen = 0
-    for name in names:
+    for name in norms:
         norm = model.get_submodule(name)
-        parameters = list(norm.parameters())
-        keeps = bool(parameters) and not any(p.requires_grad for p in parameters)
+        keeps = _is_frozen(norm)
         # A change of class keeps the object, and so every tie, hook and reference to it.
         norm.__class__ = _RunningStatisticsNorm if keeps else _BatchStatisticsNorm
         frozen += keeps
@@ -192,9 +207,14 @@ def with_episode_statistics(model: nn.Module) -> nn.Module:
         _log.info(
             "Batch norm: in a copy of the model, %d layer(s) now use the statistics of each batch "
             "in train and eval mode; %d frozen one(s) keep their running statistics.",
-            len(names) - frozen, frozen,
+            len(norms) - frozen, frozen,
         )  # fmt: skip
     return model
+
+
+def _is_frozen(norm: nn.Module) -> bool:
+    parameters = list(norm.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
 
 
 def _has_running_statistics(module: nn.Module) -> bool:

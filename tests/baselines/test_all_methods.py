@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import nn
 
+from datamodules import Glyphs
 from lightning_maml import Episode
 from lightning_maml.baselines import (
     MANN,
@@ -19,6 +20,7 @@ from lightning_maml.baselines import (
     MatchingNets,
     MemoryModule,
     MetaLSTM,
+    PrototypicalNets,
     SiameseNets,
 )
 from lightning_maml.run import progress
@@ -142,6 +144,34 @@ def wide(features: int) -> nn.Module:
 
 
 statistician = test_neural_statistician.method
+
+
+def test_frozen_batch_norm_of_an_encoder_keeps_its_statistics() -> None:
+    """In training, too, where another layer of it goes by the batch."""
+    encoder = nn.Sequential(nn.BatchNorm1d(FEATURES), nn.Linear(FEATURES, 4), nn.BatchNorm1d(4))
+    encoder[0].requires_grad_(False)
+    with torch.no_grad():
+        encoder[0].running_mean.uniform_()
+    learner = EpisodicLearner(PrototypicalNets(encoder.double())).train()
+    frozen, free = (learner.model.encoder[k] for k in (0, 2))
+    before = [norm.running_mean.clone() for norm in (frozen, free)]
+    seen: list[torch.Tensor] = []
+    frozen.register_forward_hook(lambda _, inputs, output: seen.extend([*inputs, output]))
+    learner.meta_loss(noise(2, (FEATURES,)))
+    torch.testing.assert_close(seen[1], (seen[0] - before[0]) / math.sqrt(1 + frozen.eps))
+    assert torch.equal(frozen.running_mean, before[0])
+    assert not torch.equal(free.running_mean, before[1])
+
+
+def test_more_classes_than_a_method_can_tell_apart_are_refused_at_once(tmp_path) -> None:
+    data = Glyphs(
+        n_way=3, eval_n_way=4, k_shot=1, query_shot=1, characters=(6, 6, 6), drawings=2,
+        train_batches_per_epoch=2, val_tasks=2, test_tasks=2,
+    )  # fmt: skip
+    learner = EpisodicLearner(MANN(3, image_size=4, hidden=8, slots=6, width=4, heads=2))
+    with pytest.raises(ValueError, match="`eval_n_way` must be at most 3, the outputs of the"):
+        trainer(tmp_path, max_epochs=1).fit(learner, datamodule=data)
+    assert learner.global_step == 0
 
 
 @pytest.mark.parametrize(
