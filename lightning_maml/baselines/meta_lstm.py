@@ -14,6 +14,7 @@ from torch.func import functional_call, grad_and_value
 from lightning_maml.argument_types import check_types
 from lightning_maml.baselines.embedded_sets import class_count, negative_log_likelihood
 from lightning_maml.episode import Episode
+from lightning_maml.functional_model import module_tensors
 from lightning_maml.inner_loop import Params
 from lightning_maml.losses import cross_entropy
 from lightning_maml.models.batch_norm import with_episode_statistics
@@ -86,6 +87,13 @@ class Rule(nn.Module):
         return State(weights, forget, put, hidden, cell)
 
 
+def named(weights: Tensor, like: Params) -> Params:
+    """Weights ``[W]`` as tensors of the names and shapes of `like`."""
+    parts = weights.split([p.numel() for p in like.values()])
+    pairs = zip(like.items(), parts, strict=True)
+    return {name: part.view_as(parameter) for (name, parameter), part in pairs}
+
+
 class MetaLSTM(nn.Module):
     """Adapts a network by the learned rule, and learns its initial weights as well.
 
@@ -93,7 +101,8 @@ class MetaLSTM(nn.Module):
     derivatives. Batch norm is that of the episode, see `MetaLearner`.
 
     Args:
-        model: the network; its weights are the initial ones, c_0.
+        model: the network; its trainable weights are the initial ones, c_0. Frozen ones are
+            constants.
         steps: gradient steps, each on the whole support set.
         hidden: units of the first LSTM.
 
@@ -123,11 +132,17 @@ class MetaLSTM(nn.Module):
         return negative_log_likelihood(self(*episode[:3]), episode.query_y)
 
     def adapted(self, support_x: Tensor, support_y: Tensor) -> Params:
-        """The network's weights by name after the steps on one task: ``[S, ...]``, ``[S]``."""
-        classes = class_count(support_y)
+        """All parameters of the network by name after the steps on one task, frozen ones as well.
+
+        Shapes: ``support_x [S, ...]``, ``support_y [S]``.
+
+        Raises:
+            ValueError: if `model` has too few outputs for the task, or is all frozen by now.
+        """
+        classes, start = class_count(support_y), module_tensors(self.model, ["*"]).adapted
 
         def support_loss(weights: Tensor) -> Tensor:
-            output = self._call(self._named(weights), support_x)
+            output = self._call(named(weights, start), support_x)
             if output.shape[1] < classes:
                 raise ValueError(
                     f"`model` must have an output for each of the {classes} classes of a task, got "
@@ -136,12 +151,12 @@ class MetaLSTM(nn.Module):
             return cross_entropy(output, support_y)
 
         gradient_of = grad_and_value(support_loss)
-        initial = [p.flatten() for p in self.model.parameters()]
-        state = State.first(torch.cat(initial), self.hidden)
+        initial = torch.cat([p.flatten() for p in start.values()])
+        state = State.first(initial, self.hidden)
         for _ in range(self.steps):
             gradient, loss = gradient_of(state.weights.detach())
             state = self.rule(state, gradient.detach(), loss.detach())
-        return self._named(state.weights)
+        return dict(self.model.named_parameters()) | named(state.weights, start)
 
     def _solve(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         logits = self._call(self.adapted(support_x, support_y), query_x)
@@ -150,9 +165,3 @@ class MetaLSTM(nn.Module):
     def _call(self, weights: Params, x: Tensor) -> Tensor:
         output: Tensor = functional_call(self.model, weights, (x,))
         return output
-
-    def _named(self, weights: Tensor) -> Params:
-        parameters = dict(self.model.named_parameters())
-        parts = weights.split([p.numel() for p in parameters.values()])
-        pairs = zip(parameters.items(), parts, strict=True)
-        return {name: part.view_as(parameter) for (name, parameter), part in pairs}

@@ -1,6 +1,7 @@
 """Meta-learner LSTM: gradient descent with pinned gates, a step weight by weight, learning."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -43,6 +44,36 @@ def test_with_pinned_gates_it_is_gradient_descent() -> None:
             optimizer.step()
         expected = plain(episode.query_x[t]).log_softmax(dim=1)
         torch.testing.assert_close(found[t], expected.detach())
+
+
+@pytest.mark.parametrize("frozen", [0, 1], ids=["linear", "batch norm"])
+def test_frozen_parameters_are_constants(frozen) -> None:
+    """With pinned gates the rest descends; a frozen batch norm keeps its running statistics."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(FEATURES, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
+    plain[frozen].requires_grad_(False)
+    episode, model = tasks(1), MetaLSTM(deepcopy(plain), steps=4, hidden=3).double()
+    pin(model.rule, 0.3)
+    found = model.adapted(episode.support_x[0], episode.support_y[0])
+    model.training_loss(episode).backward()
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+
+    plain.double()[1].train(frozen != 1)
+    optimizer = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], lr=0.3)
+    for _ in range(4):
+        optimizer.zero_grad()
+        F.cross_entropy(plain(episode.support_x[0]), episode.support_y[0]).backward()
+        optimizer.step()
+    assert list(found) == [name for name, _ in plain.named_parameters()]
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(found[name].detach(), parameter.detach())
+
+
+def test_a_network_that_was_frozen_later_is_named() -> None:
+    model, episode = method(), tasks(1)
+    model.model.requires_grad_(False)
+    with pytest.raises(ValueError, match="`model` must have trainable parameters, got Sequential"):
+        model(*episode[:3])
 
 
 def test_with_pinned_gates_the_gradient_is_that_of_first_order() -> None:
