@@ -5,6 +5,7 @@ each weight alone, by one small network that all weights share.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import torch
@@ -12,7 +13,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from lightning_maml.argument_types import check_types
-from lightning_maml.baselines.embedded_sets import class_count, negative_log_likelihood
+from lightning_maml.baselines.embedded_sets import (
+    at_least_float32,
+    class_count,
+    negative_log_likelihood,
+)
 from lightning_maml.episode import Episode
 from lightning_maml.functional_model import module_tensors
 from lightning_maml.inner_loop import Params
@@ -88,10 +93,10 @@ class Rule(nn.Module):
 
 
 def named(weights: Tensor, like: Params) -> Params:
-    """Weights ``[W]`` as tensors of the names and shapes of `like`."""
+    """Weights ``[W]`` as tensors of the names, shapes and dtypes of `like`."""
     parts = weights.split([p.numel() for p in like.values()])
     pairs = zip(like.items(), parts, strict=True)
-    return {name: part.view_as(parameter) for (name, parameter), part in pairs}
+    return {name: part.view_as(parameter).to(parameter.dtype) for (name, parameter), part in pairs}
 
 
 class MetaLSTM(nn.Module):
@@ -99,6 +104,9 @@ class MetaLSTM(nn.Module):
 
     Gradient and loss of the support set are constants in training (Sec. 3.3): no second
     derivatives. Batch norm is that of the episode, see `MetaLearner`.
+
+    Half precision is for the network alone; gates and cell state have 32 bits. f is near 1, where
+    bfloat16 goes in steps of 0.004, and errors would add up over the gradient steps.
 
     Args:
         model: the network; its trainable weights are the initial ones, c_0. Frozen ones are
@@ -152,11 +160,24 @@ class MetaLSTM(nn.Module):
 
         gradient_of = grad_and_value(support_loss)
         initial = torch.cat([p.flatten() for p in start.values()])
-        state = State.first(initial, self.hidden)
+        state, rule = State.first(at_least_float32(initial), self.hidden), self._exact_rule()
         for _ in range(self.steps):
             gradient, loss = gradient_of(state.weights.detach())
-            state = self.rule(state, gradient.detach(), loss.detach())
+            state = rule(state, gradient.detach(), loss.detach())
         return dict(self.model.named_parameters()) | named(state.weights, start)
+
+    def _exact_rule(self) -> Callable[[State, Tensor, Tensor], State]:
+        """The rule in float32 at least, whatever the precision of its parameters or of autocast."""
+        # Raised once for all steps: their gradients are summed before they are rounded.
+        exact = {name: at_least_float32(p) for name, p in self.rule.named_parameters()}
+
+        def rule(state: State, gradient: Tensor, loss: Tensor) -> State:
+            seen = (state, gradient, at_least_float32(loss))
+            with torch.autocast(gradient.device.type, enabled=False):
+                after: State = functional_call(self.rule, exact, seen)
+            return after
+
+        return rule
 
     def _solve(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         logits = self._call(self.adapted(support_x, support_y), query_x)
