@@ -184,5 +184,7 @@ class MetaLSTM(nn.Module):
         return logits.log_softmax(dim=-1)
 
     def _call(self, weights: Params, x: Tensor) -> Tensor:
-        output: Tensor = functional_call(self.model, weights, (x,))
+        """What `forward` writes to a buffer does not outlive the call."""
+        scratch = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        output: Tensor = functional_call(self.model, {**weights, **scratch}, (x,))
         return output

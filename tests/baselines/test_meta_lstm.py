@@ -76,6 +76,37 @@ def test_a_network_that_was_frozen_later_is_named() -> None:
         model(*episode[:3])
 
 
+class Doubled(nn.Linear):
+    """Its forward doubles a buffer, in place or by a new one, and multiplies by it."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__(FEATURES, 3)
+        self.register_buffer("factor", torch.ones(()))
+        self.in_place = in_place
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.in_place:
+            self.factor.mul_(2)
+        else:
+            self.factor = 2 * self.factor
+        return self.factor * super().forward(x)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_what_a_network_writes_to_a_buffer_is_dropped(in_place) -> None:
+    """So the factor is 2 in each call, of the support set and of the query set."""
+    torch.manual_seed(0)
+    model, episode = MetaLSTM(Doubled(in_place), steps=4, hidden=3).double(), tasks(1)
+    found = model.adapted(episode.support_x[0], episode.support_y[0])
+    loss = model.training_loss(episode)
+    with torch.inference_mode():  # as in a Trainer's validation and test
+        outputs = EpisodicLearner(model).outputs(episode)[0].clone()
+    assert model.model.factor == 1
+    logits = 2 * F.linear(episode.query_x[0], found["weight"], found["bias"])
+    torch.testing.assert_close(outputs[0], logits.log_softmax(dim=1).detach())
+    torch.testing.assert_close(loss, F.cross_entropy(logits, episode.query_y[0]))
+
+
 def test_with_pinned_gates_the_gradient_is_that_of_first_order() -> None:
     """Gradients of the inner steps are constants: d theta_T / d theta_0 is the identity."""
     model, episode = method(), tasks(1)
