@@ -115,7 +115,8 @@ class MetaLSTM(nn.Module):
         hidden: units of the first LSTM.
 
     Raises:
-        ValueError: if `steps` or `hidden` is below 1, or if `model` has too few outputs for a task.
+        ValueError: if `steps` or `hidden` is below 1, or if `model` has no trainable parameters, or
+            too few outputs for a task.
     """
 
     def __init__(self, model: nn.Module, steps: int, hidden: int = 20) -> None:
