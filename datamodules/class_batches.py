@@ -1,12 +1,15 @@
 """Batches of ordinary classification over all training classes, for baselines that pretrain."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from datamodules.episode_loader import TaskSampler
 from datamodules.image_cache import ClassImages
 from datamodules.sampling import uniforms
+from datamodules.settings import check_at_least
 from lightning_maml.episode import Episode
 
 
@@ -34,3 +37,26 @@ class ClassBatches:
         x = torch.from_numpy(self.images.images.numpy()[numbers])
         y = torch.from_numpy(np.searchsorted(ends, numbers, side="right"))
         return Episode(x, y, x, y)
+
+
+def checked_size(class_batch_size: int | None) -> int | None:
+    """The setting itself.
+
+    Raises:
+        ValueError: naming it, if it is below 1.
+    """
+    if class_batch_size is not None:
+        check_at_least("class_batch_size", class_batch_size, 1)
+    return class_batch_size
+
+
+def with_class_batches(
+    samplers: Mapping[str, TaskSampler],
+    images: Mapping[str, ClassImages],
+    seed: int,
+    class_batch_size: int | None,
+) -> dict[str, TaskSampler]:
+    """The same, but for training batches of so many images of all classes; None: as they are."""
+    if class_batch_size is None or "train" not in images:
+        return dict(samplers)
+    return {**samplers, "train": ClassBatches(images["train"], seed, class_batch_size)}

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
+from datamodules.class_batches import checked_size, with_class_batches
 from datamodules.class_folders import (
     ClassFiles,
     FolderImages,
@@ -60,6 +61,8 @@ class ImageFolder(EpisodicDataModule):
         cache_dir: where the read images are kept; None for beside the data
         augment: crop, flip, color and same_for_class for training images (augmentation.py), e.g.
             {crop: 8, flip: true, color: 0.4}; None: images as they are
+        class_batch_size: if given, training batches are no tasks, but so many images of all
+            training classes with their class numbers, `meta_batch_size` times (class_batches.py)
         seed: tasks are a function of (seed, split, task number) alone
         num_workers: loader processes
 
@@ -89,6 +92,7 @@ class ImageFolder(EpisodicDataModule):
         split_seed: int = 0,
         cache_dir: str | None = None,
         augment: dict[str, Any] | None = None,
+        class_batch_size: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -108,6 +112,7 @@ class ImageFolder(EpisodicDataModule):
         self.save_hyperparameters()
         self.shots = Shots(n_way, k_shot, query_shot, eval_n_way, eval_k_shot, eval_query_shot)
         check_at_least("image_size", image_size, 1)
+        self.class_batch_size = checked_size(class_batch_size)
         self.spec = ImageSpec(image_size, channels, invert)
         self.split = ClassSplit(fractions, classes, split_seed)
         self.root = Path(root).expanduser()
@@ -134,7 +139,9 @@ class ImageFolder(EpisodicDataModule):
 
     def load_tasks(self) -> dict[str, TaskSampler]:
         """One sampler for each split that is there."""
-        return image_tasks(self.class_images(), self.shots, self.batches.seed)
+        images, seed = self.class_images(), self.batches.seed
+        samplers = image_tasks(images, self.shots, seed)
+        return with_class_batches(samplers, images, seed, self.class_batch_size)
 
     def class_images(self) -> dict[str, ClassImages]:
         """The images of each split that is there.

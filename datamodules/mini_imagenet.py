@@ -6,14 +6,14 @@
 from pathlib import Path
 from typing import Any, final
 
-from datamodules.class_batches import ClassBatches
+from datamodules.class_batches import checked_size, with_class_batches
 from datamodules.download import fetch, zenodo_files
 from datamodules.episode_loader import TaskSampler
 from datamodules.episodic import EpisodicDataModule
 from datamodules.image_cache import ClassImages, cache_folder, cached_images
 from datamodules.image_episodes import image_tasks
 from datamodules.mini_layouts import PLACES, find_layout
-from datamodules.settings import Batches, Count, Shots, check_at_least
+from datamodules.settings import Batches, Count, Shots
 from datamodules.split_checks import check_disjoint_images, check_disjoint_names
 from lightning_maml.argument_types import check_types
 
@@ -93,9 +93,7 @@ class MiniImagenet(EpisodicDataModule):
         )
         self.save_hyperparameters()
         self.shots = Shots(n_way, k_shot, query_shot, eval_n_way, eval_k_shot, eval_query_shot)
-        if class_batch_size is not None:
-            check_at_least("class_batch_size", class_batch_size, 1)
-        self.class_batch_size = class_batch_size
+        self.class_batch_size = checked_size(class_batch_size)
         self.root = Path(root).expanduser()
         self.download = download
         self.cache_dir = cache_dir
@@ -113,13 +111,9 @@ class MiniImagenet(EpisodicDataModule):
 
     def load_tasks(self) -> dict[str, TaskSampler]:
         """One sampler per split."""
-        images = self.class_images()
-        samplers = image_tasks(images, self.shots, self.batches.seed)
-        if self.class_batch_size is not None:
-            samplers["train"] = ClassBatches(
-                images["train"], self.batches.seed, self.class_batch_size
-            )
-        return samplers
+        images, seed = self.class_images(), self.batches.seed
+        samplers = image_tasks(images, self.shots, seed)
+        return with_class_batches(samplers, images, seed, self.class_batch_size)
 
     def class_images(self) -> dict[str, ClassImages]:
         """The images of each split.

@@ -42,9 +42,9 @@ HEAD_SEED = 0
 class PretrainedClassifier(Pretrained):
     """One network trained to tell all training classes apart; tasks are left to evaluation.
 
-    Training batches hold images of all classes (``MiniImagenet(class_batch_size=64)``). In
-    evaluation, and whatever solves a task, there are
-    two ways, which a test of one checkpoint may choose from:
+    Training batches hold images of all classes (`class_batch_size` of ``ImageFolder`` and
+    ``MiniImagenet``). There are two ways to solve a task, which a test of one checkpoint may choose
+    from:
 
     - "fine_tuning": a fresh last layer, the same for all tasks, and gradient descent on the whole
       network, step t with the step size lr / (1 + decay t). Before `test` and `predict`, lr and
@@ -197,7 +197,7 @@ class PretrainedClassifier(Pretrained):
             raise ValueError(
                 f"`class_batch_size` of {type(data).__name__} must be given: training takes "
                 "batches of all classes, not tasks, in each of which a class has another number. "
-                "Of the datamodules, MiniImagenet has it."
+                "ImageFolder and MiniImagenet have it."
             )
         super().on_train_start()
         self._back_to_training()

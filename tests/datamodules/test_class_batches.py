@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import MiniImagenet
+from datamodules import ImageFolder, MiniImagenet
 from datamodules.class_batches import ClassBatches
 from datamodules.image_cache import ClassImages
 
@@ -32,14 +32,15 @@ def test_batches_are_a_function_of_their_number(images_with_ids: MakeImages) -> 
     assert not torch.equal(together.query_x[0], together.query_x[1])
 
 
+@pytest.mark.parametrize("kind", [MiniImagenet, ImageFolder])
 def test_the_datamodule_trains_on_them_and_evaluates_on_tasks(
-    tmp_path: Path, write_classes: Callable[..., None]
+    kind: type[MiniImagenet | ImageFolder], tmp_path: Path, write_classes: Callable[..., None]
 ) -> None:
     names = [f"n{i}" for i in range(7)]
     write_classes(tmp_path / "train", names, 4, size=84)
     for split in ("val", "test"):
         write_classes(tmp_path / split, [f"{split}{i}" for i in range(5)], 4, size=84)
-    data = MiniImagenet(
+    data = kind(
         root=str(tmp_path), class_batch_size=60, query_shot=1, val_tasks=2, meta_batch_size=1
     )
     data.prepare_data()
