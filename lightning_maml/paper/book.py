@@ -11,6 +11,8 @@ from lightning_maml.paper.cells import EXPERIMENTS, LAST, PRECISION, Experiment
 from lightning_maml.paper.methods import method_of
 from lightning_maml.paper.results import Result
 
+NETWORK = "network."  # how its settings begin
+
 
 @dataclass(frozen=True)
 class Value:
@@ -55,6 +57,12 @@ class Chosen:
         if paper is None or (done is not None and done >= paper):
             return ""
         return f"{'?' if done is None else f'{done:,}'} of {paper:,}"
+
+    @property
+    def other_network(self) -> str:
+        """Settings of its network that are not the paper's, or the config's; else empty."""
+        notes = (note for note in self.departures if note.startswith(NETWORK))
+        return ", ".join(note.removeprefix(NETWORK).partition(" where ")[0] for note in notes)
 
     def value(self, step: int) -> Value:
         """The metric after so many inner steps (`LAST`: the last), mean over seeds."""

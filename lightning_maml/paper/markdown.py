@@ -82,7 +82,8 @@ def linked(entry: Entry) -> str:
         return ""
     link = f"([{'run' if entry.ours else 'run it'}](#{entry.experiment.name}))"
     after = f" after {entry.shortened} meta-updates" if entry.shortened else ""
-    return f"{_escaped(entry.ours)}{after} {link}".strip()
+    other = f", {_escaped(entry.other_network)}" if entry.other_network else ""
+    return f"{_escaped(entry.ours)}{after}{other} {link}".strip()
 
 
 def run_lines(chosen: Chosen) -> str:

@@ -120,7 +120,8 @@ def _cell(view: View, entry: Entry) -> str:
     if not entry.ours:
         return f"{_run_it(entry.experiment.name)}<br>{paper}"
     after = f"<br><small>after {entry.shortened}<br>meta-updates</small>" if entry.shortened else ""
-    return f"{_link(entry.experiment.name, entry.ours)}{after}<br>{paper}"
+    other = f"<br><small>{escape(entry.other_network)}</small>" if entry.other_network else ""
+    return f"{_link(entry.experiment.name, entry.ours)}{after}{other}<br>{paper}"
 
 
 def _readings(figure: str, book: Book) -> str:

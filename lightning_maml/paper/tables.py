@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from textwrap import wrap
 
 from lightning_maml.paper.book import Book, Chosen, Value
 from lightning_maml.paper.cells import EXPERIMENTS, SOURCES, Experiment
@@ -32,6 +34,11 @@ class Entry:
     def shortened(self) -> str:
         """The number of meta-updates where they are fewer than the paper's, else empty."""
         return self.chosen.shortened if self.chosen is not None and self.ours else ""
+
+    @property
+    def other_network(self) -> str:
+        """The settings of another network than the paper's or the config's, else empty."""
+        return self.chosen.other_network if self.chosen is not None and self.ours else ""
 
     @property
     def parameters(self) -> str:
@@ -127,8 +134,12 @@ def text(view: View) -> str:
     width = min(18, (WIDTH - names - LABEL_WIDTH) // len(view.table.columns))
 
     def row(name: str, label: str, cells: Sequence[str]) -> str:
-        padded = "".join(f"{cell:>{width}}" for cell in cells)
-        return f"{name:<{names}}{label:<{LABEL_WIDTH}}{padded}".rstrip()
+        """What is too long for its column goes on below."""
+        stacks = zip_longest(*(wrap(cell, width - 1) for cell in cells), fillvalue="")
+        padded = ["".join(f"{cell:>{width}}" for cell in line) for line in stacks] or [""]
+        head, under = f"{name:<{names}}{label:<{LABEL_WIDTH}}", " " * (names + LABEL_WIDTH)
+        lines = [head + padded[0], *(under + line for line in padded[1:])]
+        return "\n".join(line.rstrip() for line in lines)
 
     lines = [view.table.title, row("", "", view.table.columns)]
     for line in view.lines:
@@ -137,6 +148,8 @@ def text(view: View) -> str:
         lines.append(row("", "ours", ours))
         if any(after := [entry.shortened for entry in line.entries]):
             lines.append(row("  meta-updates", "", after))
+        if any(other := [entry.other_network for entry in line.entries]):
+            lines.append(row("  network", "", other))
         if line.parameters:
             lines.append(row("  parameters", "", [entry.parameters for entry in line.entries]))
     if view.diverged:

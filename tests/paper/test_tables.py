@@ -1,6 +1,7 @@
 """Tables: our number in its own cell beside the paper's, as text and as Markdown."""
 
 import re
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from lightning_maml.paper.results import read_results
 from lightning_maml.paper.table1 import PROTOTYPICAL
 from lightning_maml.paper.table3 import CONTEXT_SINUSOID
 from lightning_maml.paper.tables import fill, text
-from tests.paper.conftest import store
+from tests.paper.conftest import settings, store
 
 TABLES = [part for part in PARTS.values() if part.views]
 
@@ -94,6 +95,23 @@ def test_a_shortened_run_is_marked_in_every_form(tmp_path) -> None:
     assert "after 4,000 of 60,000 meta-updates ([run](#omniglot_5way_1shot))" in view_lines(view)
 
 
+def test_another_network_is_marked_in_every_form(tmp_path) -> None:
+    """Not the other settings that differ; they stand with the run."""
+    name = "omniglot_5way_1shot_matching"
+    model, data = deepcopy(settings()[name])
+    model["init_args"]["model"]["init_args"] |= {"distance": "euclidean", "scale": 10.0}
+    data["init_args"]["meta_batch_size"] = 2
+    store(tmp_path, name, model=model, data=data)
+    book = book_of(tmp_path)
+    view = fill(reported.OMNIGLOT, book)
+    assert f", distance euclidean, scale 10.0 ([run](#{name}))" in view_lines(view)
+    assert re.search(r"\n  network +distance\n +euclidean, scale\n +10.0\n", text(view))
+    assert "<small>distance euclidean, scale 10.0</small>" in page(book, "the command", {})
+    store(tmp_path / "as the config has it", name)
+    same = book_of(tmp_path / "as the config has it")
+    assert "  network" not in text(fill(reported.OMNIGLOT, same))
+
+
 def test_the_number_of_parameters_stands_in_every_form(tmp_path) -> None:
     """Those of a result, those of the cell's config where they differ; none without a cell."""
     store(tmp_path, "omniglot_5way_1shot_matching", parameters=222)
@@ -101,7 +119,7 @@ def test_the_number_of_parameters_stands_in_every_form(tmp_path) -> None:
     book = book_of(tmp_path)
     view = fill(reported.OMNIGLOT, book)
     assert "\n  parameters" in text(view)
-    assert re.search(r"222 \(config: 111,936\) +111,936", text(view))
+    assert re.search(r"222 \(config: +111,936.*\n +111,936\)\n", text(view))
     assert "| matching nets | 222 (config: 111,936) / 111,936 |" in view_lines(view)
     assert "| MAML | 112,005 / 112,980 |" in view_lines(view)
     assert [entry.parameters for entry in view.lines[1].entries] == ["247,109", "247,109", "", ""]
