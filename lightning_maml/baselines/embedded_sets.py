@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_maml.models.batch_norm import EpisodeBatchNorm
+from lightning_maml.models.support_statistics import _uses_batch_statistics
 
 # T tasks, S support and Q query examples of a task, D features, N classes
 
@@ -21,14 +21,16 @@ def checked_encoder(encoder: nn.Module) -> nn.Module:
     """The encoder itself: it embeds examples of several tasks at once.
 
     Raises:
-        ValueError: naming `encoder`, if it would normalise them together.
+        ValueError: naming `encoder`, if it would normalise them together in evaluation, too.
     """
-    mixing = [name for name, m in encoder.named_modules() if isinstance(m, EpisodeBatchNorm)]
-    if mixing:
-        raise ValueError(
-            f"`encoder` must not normalise tasks together, got {mixing[0]!r}, an EpisodeBatchNorm; "
-            "use torch's batch norm, which keeps running statistics for evaluation."
-        )
+    for name, module in encoder.named_modules():
+        if _uses_batch_statistics(module):
+            raise ValueError(
+                "`encoder` must not normalise tasks together, got batch norm without running "
+                f"statistics, {name!r} ({type(module).__name__}); use torch's with "
+                "`track_running_stats=True`, and load the weights of a `MetaLearner`'s network "
+                "into one made anew."
+            )
     return encoder
 
 

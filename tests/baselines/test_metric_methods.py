@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_maml import Episode
+from lightning_maml import Episode, MetaLearner
 from lightning_maml.baselines import (
     EpisodicLearner,
     MatchingNets,
@@ -293,6 +293,47 @@ def learner() -> EpisodicLearner:
     return EpisodicLearner(METHODS["prototypical"]().double())
 
 
-def test_tasks_may_not_be_normalised_together() -> None:
-    with pytest.raises(ValueError, match=r"`encoder` must not normalise tasks together.*norm'"):
-        PrototypicalNets(Conv4(5))
+def convolution(norm: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten())
+
+
+def trained_by_maml(encoder: nn.Module) -> nn.Module:
+    model = nn.Sequential(encoder, nn.LazyLinear(3))
+    model(torch.rand(2, 1, 6, 6))
+    body = MetaLearner(model, loss="cross_entropy").model[0]
+    assert isinstance(body, nn.Module)
+    return body
+
+
+@pytest.mark.parametrize(
+    ("encoder", "layer"),
+    [
+        (lambda: Conv4(5), r"'.*norm' \(EpisodeBatchNorm\)"),
+        (
+            lambda: convolution(nn.BatchNorm2d(4, track_running_stats=False)),
+            r"'1' \(BatchNorm2d\)",
+        ),
+        (
+            lambda: trained_by_maml(convolution(nn.BatchNorm2d(4))),
+            r"'1' \(_BatchStatisticsNorm\); .* load the weights of a `MetaLearner`'s network",
+        ),
+    ],
+)
+def test_tasks_may_not_be_normalised_together(encoder, layer) -> None:
+    with pytest.raises(ValueError, match=rf"`encoder` must not normalise tasks .*, {layer}"):
+        PrototypicalNets(encoder())
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d, lambda n: nn.GroupNorm(2, n)])
+def test_norms_that_keep_tasks_apart_are_taken(norm) -> None:
+    PrototypicalNets(convolution(norm(4)))
+
+
+def test_batch_norm_that_maml_keeps_frozen_is_taken() -> None:
+    PrototypicalNets(trained_by_maml(convolution(nn.BatchNorm2d(4)).requires_grad_(False)))
+
+
+def test_weights_of_maml_go_into_a_network_made_anew() -> None:
+    body, encoder = trained_by_maml(convolution(nn.BatchNorm2d(4))), convolution(nn.BatchNorm2d(4))
+    encoder.load_state_dict(body.state_dict())
+    assert torch.equal(PrototypicalNets(encoder).encoder[0].weight, body[0].weight)
