@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_maml.argument_types import check_counts, check_types
+from lightning_maml.argument_types import check_counts, check_positive, check_types
 from lightning_maml.baselines.embedded_sets import (
     at_least_float32,
     by_class,
@@ -108,6 +108,7 @@ class MemoryModule(nn.Module):
     ) -> None:
         check_types(MemoryModule.__init__, locals())
         check_counts(features=(features, 1))
+        check_positive(inverse_temperature=inverse_temperature)
         super().__init__()
         if slots < 1:
             raise ValueError(f"`slots` must be at least 1, got {slots}.")
