@@ -90,7 +90,8 @@ class MemoryModule(nn.Module):
     Args:
         encoder: any module from examples to vectors.
         features: numbers in a vector, and in a key.
-        slots: of the memory, at least as many as support examples.
+        slots: of the memory, at least as many as support examples; in training, which stores
+            queries too, as support and query examples together.
         margin: of the loss.
         inverse_temperature: what similarities are multiplied by for probabilities.
 
@@ -120,6 +121,7 @@ class MemoryModule(nn.Module):
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Log-probabilities of the classes, ``[T, Q, N]``."""
+        self._check_slots(support_x.shape[1], "support examples")
         support, query = self._keys(support_x, query_x)
         memory = Memory.empty(len(support), self.slots, support)
         for t in range(support.shape[1]):
@@ -131,7 +133,12 @@ class MemoryModule(nn.Module):
         """The margin loss at each example, support then query, before it is told its class.
 
         All are shown in an order of their own, which is drawn. Keys in memory are constants.
+
+        Raises:
+            ValueError: naming `slots`, if there are fewer than examples.
         """
+        shown = episode.support_x.shape[1] + episode.query_x.shape[1]
+        self._check_slots(shown, "support and query examples in training")
         n_way = class_count(episode.support_y)
         losses = []
         memory: Memory | None = None
@@ -146,12 +153,13 @@ class MemoryModule(nn.Module):
                 memory = update(memory, x.detach(), y)
         return torch.stack(losses).mean()
 
-    def _keys(self, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
-        if support_x.shape[1] > self.slots:  # a class could lose all its keys
+    def _check_slots(self, shown: int, what: str) -> None:
+        if shown > self.slots:  # a class could lose all its keys
             raise ValueError(
-                f"`slots` must be at least {support_x.shape[1]}, the number of support examples, "
-                f"got {self.slots}."
+                f"`slots` must be at least {shown}, the number of {what}, got {self.slots}."
             )
+
+    def _keys(self, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
         support, query = (
             F.normalize(at_least_float32(self.project(vectors)), dim=-1)
             for vectors in embedded(self.encoder, support_x, query_x, self.project.in_features)

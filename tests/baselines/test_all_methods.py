@@ -185,6 +185,10 @@ def test_more_classes_than_a_method_can_tell_apart_are_refused_at_once(tmp_path)
         (lambda: MemoryModule(wide(8), margin=-0.1), "`margin` must be .* >= 0, got -0.1"),
         (lambda: MemoryModule(wide(8), margin=math.nan), "`margin` must be .* >= 0, got nan"),
         (lambda: solve(MemoryModule(wide(8), 8, 5), 4, 4), "`slots` must be at least 6, .*got 5"),
+        (
+            lambda: train(MemoryModule(wide(8), 8, 11), 4, 4, labels=[0, 0, 1, 1, 2, 2]),
+            "`slots` must be at least 12, the number of support and query examples.*, got 11",
+        ),
         (lambda: solve(MemoryModule(wide(8), 7), 4, 4), "`features` must be 8, .*got 7"),
         (lambda: solve(SiameseNets(wide(8), 7), 4, 4), "`features` must be 8, .*got 7"),
         (

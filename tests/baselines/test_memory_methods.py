@@ -1,13 +1,17 @@
 """Addressing of external memories on scripted sequences, against naive loops and by hand."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from lightning_maml import Episode
 from lightning_maml.baselines import MANN, EpisodicLearner, MemoryModule, mann, memory_module
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def images(tasks: int, n_way: int, shots: int, seed: int = 0) -> Episode:
@@ -31,7 +35,7 @@ def small_mann() -> MANN:
 def small_memory() -> MemoryModule:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 8))
-    return MemoryModule(encoder, features=8, slots=9).double()
+    return MemoryModule(encoder, features=8, slots=12).double()
 
 
 # -- MANN ---------------------------------------------------------------------------------------
@@ -162,6 +166,24 @@ def test_keys_in_memory_are_constants() -> None:
     assert found.abs().max() > 0.01
     torch.testing.assert_close(found, gradient(half_of_loss(detached=True)))
     assert not torch.allclose(found, gradient(half_of_loss(detached=False)))
+
+
+def test_training_needs_a_slot_for_each_example() -> None:
+    """With fewer, a class can lose all its keys before its queries come; answers need less."""
+    model, episode = small_memory(), images(1, 3, 2)
+    assert model.training_loss(episode).isfinite()  # 6 + 6 examples, 12 slots
+    model.slots = 11
+    model(*episode[:3])
+    with pytest.raises(ValueError, match="`slots` must be at least 12, .* in training, got 11"):
+        model.training_loss(episode)
+
+
+@pytest.mark.parametrize("name", [p.stem for p in sorted(CONFIGS.glob("*memory_module*.yaml"))])
+def test_configs_have_a_slot_for_each_example(name) -> None:
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    data, model = config["data"]["init_args"], config["model"]["init_args"]["model"]
+    shown = data["n_way"] * (data["k_shot"] + data["query_shot"])
+    assert shown <= model["init_args"]["slots"]
 
 
 def test_memory_learns() -> None:

@@ -298,7 +298,7 @@ def method_targets() -> list[Target]:
         target(baselines.PrototypicalNets, as_method((1,)), **encoder),
         target(baselines.MatchingNets, as_method((1,)), **encoder, features=2),
         target(baselines.SiameseNets, as_method((1,)), **encoder, features=2),
-        target(baselines.MemoryModule, as_method((1,)), **encoder, features=2, slots=4),
+        target(baselines.MemoryModule, as_method((1,)), **encoder, features=2, slots=8),
         target(baselines.MetaLSTM, as_method((1,)), model=mlp(2), steps=1, hidden=2),
         target(baselines.MANN, as_method((1, 2, 2)), n_way=2, **pixels),
         target(baselines.NeuralStatistician, as_method((1, 28, 28)), **few),
