@@ -61,7 +61,15 @@ class SiameseNets(nn.Module):
 
         Pairs of the same and of different classes weigh the same in sum, however many ways there
         are; the original draws as many of each.
+
+        Raises:
+            ValueError: naming `support_y`, if tasks have one class, and so no pairs of different.
         """
+        if class_count(episode.support_y) < 2:
+            raise ValueError(
+                "`support_y` must hold at least 2 classes (`n_way`), as training needs pairs of "
+                "different classes, got 1."
+            )
         support, query = self._embedded(episode.support_x, episode.query_x)
         logits = self.pair_logits(query, support)
         same = episode.query_y[:, :, None] == episode.support_y[:, None]

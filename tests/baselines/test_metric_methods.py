@@ -265,6 +265,15 @@ def test_evaluation_uses_running_statistics_and_leaves_no_trace() -> None:
     assert result.metric.shape == (1, 2)
 
 
+def test_siamese_nets_answer_tasks_of_one_class_but_do_not_train_on_them() -> None:
+    model, episode = METHODS["siamese"]().double(), tasks(2, n_way=1)
+    torch.testing.assert_close(model(*episode[:3]), torch.zeros(2, 4, 1, dtype=torch.float64))
+    message = r"`support_y` must hold at least 2 classes \(`n_way`\), .*, got 1\."
+    with pytest.raises(ValueError, match=message):
+        model.training_loss(episode)
+    assert model.training_loss(tasks(2, n_way=2)).isfinite()
+
+
 def labels_without(number: int) -> Episode:
     episode = tasks(2)
     return episode._replace(support_y=episode.support_y.where(episode.support_y != number, 2))
