@@ -174,7 +174,7 @@ def test_training_needs_a_slot_for_each_example() -> None:
     assert model.training_loss(episode).isfinite()  # 6 + 6 examples, 12 slots
     model.slots = 11
     model(*episode[:3])
-    with pytest.raises(ValueError, match="`slots` must be at least 12, .* in training, got 11"):
+    with pytest.raises(ValueError, match=r"`slots` must be at least 12, .* in training, got 11"):
         model.training_loss(episode)
 
 
