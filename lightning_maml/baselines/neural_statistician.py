@@ -42,19 +42,27 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
     return (ratio.exp() + distance - 1 - ratio).sum(dim=-1) / 2
 
 
-def sets(images: Tensor, labels: Tensor, n_way: int, part: str = "support") -> Tensor:
-    """Images by class: ``[T, N * K, ...]``, ``[T, N * K]`` -> ``[T, N, K, ...]``.
+def sets(
+    images: Tensor, labels: Tensor, n_way: int, part: str = "support", equal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Images by class, and each class's number; K is the largest, others are filled up.
+
+    Shapes: ``[T, S, ...]``, ``[T, S]`` -> ``[T, N, K, ...]``, ``[T, N]``.
 
     Raises:
-        ValueError: naming the labels of this `part` if classes have different numbers of images.
+        ValueError: naming the labels of this `part` if a class has no image, or, with `equal`,
+            if classes have different numbers.
     """
-    tasks = torch.arange(len(labels), device=labels.device)
     counts = F.one_hot(labels, n_way).sum(dim=1)
-    if (counts != counts[0, 0]).any():
-        found = sorted(set(counts.flatten().tolist()))
-        raise ValueError(f"`{part}_y` must hold each class equally often, got {found} times.")
+    found = sorted(set(counts.flatten().tolist()))
+    if found[0] < 1 or (equal and len(found) > 1):
+        often = "equally often" if equal else "at least once"
+        raise ValueError(f"`{part}_y` must hold each class {often}, got {found} times.")
+    tasks, places = (torch.arange(n, device=labels.device) for n in (len(labels), found[-1]))
+    ends = counts.cumsum(dim=1)[..., None]  # of classes, where labels are in order
     order = labels.argsort(dim=1, stable=True)
-    return images[tasks[:, None], order].unflatten(1, (n_way, -1))
+    order = order.gather(1, (ends - counts[..., None] + places).minimum(ends - 1).flatten(1))
+    return images[tasks[:, None], order].unflatten(1, (n_way, -1)), counts
 
 
 def conv_block(before: int, after: int, stride: int = 1) -> nn.Sequential:
@@ -222,9 +230,9 @@ class NeuralStatistician(nn.Module):
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Softmax of -KL(q(c | support set of a class) || q(c | query)), ``[T, Q, N]``, its log."""
         self._check_images(support_x=support_x, query_x=query_x)
-        by_class = sets(support_x, support_y, class_count(support_y))
+        by_class, counts = sets(support_x, support_y, class_count(support_y))
         tasks, classes = by_class.shape[:2]
-        of_classes = self.context(self._features(by_class.flatten(0, 1)))
+        of_classes = self.context(self._features(by_class.flatten(0, 1)), counts.flatten())
         of_queries = self.context(self._features(query_x.flatten(0, 1)[:, None]))
         q = Gaussian(*(part.view(tasks, 1, classes, -1) for part in of_classes))
         p = Gaussian(*(part.view(tasks, query_x.shape[1], 1, -1) for part in of_queries))
@@ -240,8 +248,9 @@ class NeuralStatistician(nn.Module):
         support_x, support_y, query_x, query_y = episode
         self._check_images(support_x=support_x, query_x=query_x)
         n_way = class_count(support_y)
-        parts = (sets(support_x, support_y, n_way), sets(query_x, query_y, n_way, "query"))
-        images = torch.cat(parts, dim=2).flatten(0, 1)
+        support, _ = sets(support_x, support_y, n_way, equal=True)
+        query, _ = sets(query_x, query_y, n_way, "query", equal=True)
+        images = torch.cat((support, query), dim=2).flatten(0, 1)
         seen = torch.randint(1, images.shape[1] + 1, images.shape[:1]).to(images.device)
         weight = 1.0
         if self.warm_up:

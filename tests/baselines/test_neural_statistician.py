@@ -68,10 +68,50 @@ def test_samples_have_their_mean_and_variance() -> None:
 
 def test_sets_are_the_images_of_a_class() -> None:
     x = torch.arange(6.0).view(1, 6, 1)
-    found = sets(x, torch.tensor([[2, 0, 1, 0, 2, 1]]), 3)
+    found, counts = sets(x, torch.tensor([[2, 0, 1, 0, 2, 1]]), 3)
     assert found.squeeze().tolist() == [[1, 3], [2, 5], [0, 4]]
-    with pytest.raises(ValueError, match=r"`support_y` must hold each class equally often"):
-        sets(x, torch.tensor([[0, 0, 0, 0, 1, 1]]), 2)
+    assert counts.tolist() == [[2, 2, 2]]
+    found, counts = sets(x, torch.tensor([[1, 0, 1, 2, 1, 0]]), 3)
+    assert found.squeeze().tolist() == [[1, 5, 5], [0, 2, 4], [3, 3, 3]]  # filled up by the last
+    assert counts.tolist() == [[2, 3, 1]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "equal", "message"),
+    [
+        ([0, 0, 0, 0, 1, 1], True, r"each class equally often, got \[2, 4\] times"),
+        ([0, 0, 0, 2, 2, 2], False, r"each class at least once, got \[0, 3\] times"),
+    ],
+)
+def test_numbers_of_a_class_are_checked(labels, equal, message) -> None:
+    with pytest.raises(ValueError, match=f"`support_y` must hold {message}"):
+        sets(torch.arange(6.0).view(1, 6, 1), torch.tensor([labels]), max(labels) + 1, equal=equal)
+
+
+def test_classes_may_have_different_numbers_of_images() -> None:
+    """The context of each is that of its images alone, computed class by class."""
+    model, episode = method().double(), images(2, 4)
+    support_x, query_x = episode.support_x.double(), episode.query_x.double()
+    model.context(model._features(support_x))  # fills running statistics: contexts differ more
+    model.eval()
+    labels = torch.tensor([[0, 1, 2, 1, 1, 0, 1, 1, 2, 1, 1, 1], [2, 2, 2, 0, 1] + [0] * 7])
+    found = model(support_x, labels, query_x)
+    for t in range(2):
+        of_classes = [
+            model.context(model._features(support_x[t, labels[t] == n][None])) for n in range(3)
+        ]
+        for i, image in enumerate(query_x[t]):
+            of_query = model.context(model._features(image[None, None]))
+            scores = torch.cat([-kl_divergence(one, of_query) for one in of_classes])
+            torch.testing.assert_close(found[t, i], scores.log_softmax(dim=0))
+    assert found.std(dim=-1).max() > 0.01  # classes differ
+
+
+def test_training_needs_equal_numbers_of_images() -> None:
+    episode = images(1, 2)
+    unequal = episode._replace(support_y=torch.tensor([[0, 0, 1, 1, 1, 2]]))
+    with pytest.raises(ValueError, match=r"`support_y` must .* equally often, got \[1, 2, 3\]"):
+        method().training_loss(unequal)
 
 
 def test_bound_is_that_of_its_parts(monkeypatch) -> None:
@@ -169,6 +209,8 @@ def test_a_context_depends_on_what_is_seen_alone() -> None:
     for i in range(3):
         alone = model.context(features[i : i + 1, : i + 1])
         torch.testing.assert_close(Gaussian(*(part[i : i + 1] for part in found)), alone)
+    all_seen = model.context(features, torch.tensor([3, 3, 3]))
+    assert torch.equal(all_seen.mean, model.context(features).mean)  # to the last bit
     assert not torch.allclose(found.mean[0], model.context(features[:1]).mean[0])
 
 
@@ -241,7 +283,7 @@ def test_classes_by_divergence_in_loops() -> None:
         return 4 * of_sets.mean(dim=-2)[..., ::66]
 
     model.encoder = nn.Flatten()
-    model.context = lambda features: Gaussian.of(parameters(features))  # type: ignore[method-assign]
+    model.context = lambda features, _=None: Gaussian.of(parameters(features))  # type: ignore[method-assign]
     found = model(*episode[:3])
 
     def q(images_of_set: torch.Tensor) -> Normal:
