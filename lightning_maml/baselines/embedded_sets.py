@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_maml.models.support_statistics import _uses_batch_statistics
+from lightning_maml.models.support_statistics import transductive_norms
 
 # T tasks, S support and Q query examples of a task, D features, N classes
 
@@ -23,14 +23,13 @@ def checked_encoder(encoder: nn.Module) -> nn.Module:
     Raises:
         ValueError: naming `encoder`, if it would normalise them together in evaluation, too.
     """
-    for name, module in encoder.named_modules():
-        if _uses_batch_statistics(module):
-            raise ValueError(
-                "`encoder` must not normalise tasks together, got batch norm without running "
-                f"statistics, {name!r} ({type(module).__name__}); use torch's with "
-                "`track_running_stats=True`, and load the weights of a `MetaLearner`'s network "
-                "into one made anew."
-            )
+    for name, norm in transductive_norms(encoder).items():
+        raise ValueError(
+            "`encoder` must not normalise tasks together, got batch norm without running "
+            f"statistics, {name!r} ({type(norm).__name__}); use torch's with "
+            "`track_running_stats=True`, and load the weights of a `MetaLearner`'s network "
+            "into one made anew."
+        )
     return encoder
 
 
