@@ -19,8 +19,9 @@ Numbers of ours are means over test tasks with their 95% confidence interval
 (1.96 s / sqrt(tasks)). Each links to its run: the command, device, versions, date, seed and number
 of test tasks. A result records the command of its test and, if newer, those of its training; of the
 others the full run of the config stands there, which a run with fewer meta-updates was not: it is
-marked with both numbers. An empty cell links to
-the commands that would fill it.
+marked with both numbers. Settings of a network that are not the paper's, or of another system not
+those of its config, stand beside the number; all other differences with the run. An empty cell
+links to the commands that would fill it.
 """
 
 

@@ -47,7 +47,8 @@ ul { padding-left: 1.2rem; margin: .3rem 0; } li { overflow-wrap: anywhere; }
 HEAD = """<p>Our numbers beside the paper's (Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for
 Fast Adaptation of Deep Networks, ICML 2017). Numbers of ours are means over test tasks with their
 95% confidence interval, and link to their run: the command, device, versions, date, seed and number
-of test tasks. A run with fewer meta-updates than the paper's says so beside its number.
+of test tasks. A run with fewer meta-updates than the paper's, or another network, says so beside
+its number. All other differences stand with the run.
 &ldquo;Run it&rdquo; links to the commands that would fill an empty cell.</p>"""
 
 
