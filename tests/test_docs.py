@@ -2,7 +2,8 @@
 
 docs/your_own_environment.md: its files run in order, each in a fresh process. `PAGES`: their blocks
 run in order, in one namespace and one folder, and print what stands below them in a block "output":
-the same words, and numbers within `TOLERANCE`. Blocks "text" are not run.
+the same words, and numbers within `TOLERANCE`. One that begins with a file's name is written to it,
+too. Blocks "text" are not run.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ import train
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "your_own_environment.md").read_text(encoding="utf-8")
-PAGES = ["predictions.md", "from_learn2learn.md", "choosing_settings.md"]
+PAGES = ["predictions.md", "from_learn2learn.md", "choosing_settings.md", "your_own_encoder.md"]
 TOLERANCE = {"rel": 0.25, "abs": 0.06}  # of another processor's rounding, after some training
 NUMBER = re.compile(r"-?\d+\.\d+")
 BLOCKS = re.findall(r"^```(python|yaml)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
@@ -33,12 +34,15 @@ needs_rl = pytest.mark.skipif(not importlib.util.find_spec("mujoco"), reason="ne
 @pytest.mark.parametrize("page", PAGES)
 def test_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert {kind for kind, _ in blocks} <= {"python", "sh", "yaml", "text", "output"}
     namespace: dict[str, object] = {"__name__": "page"}
     printed = ""
     for kind, block in blocks:
+        if name := re.match(r"# (\w+\.py)\n", block):
+            Path(name[1]).write_text(block, encoding="utf-8")
         if kind == "output":
             assert_same_but_for_rounding(printed, block)
         elif kind in ("python", "sh"):

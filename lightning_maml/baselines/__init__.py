@@ -1,7 +1,7 @@
 """Table 1's other systems, and the baselines of Sec. 5.1 and App. C.1; one method a file."""
 
 from lightning_maml.baselines.classifier import PretrainedClassifier
-from lightning_maml.baselines.episodic_method import EpisodicLearner
+from lightning_maml.baselines.episodic_method import EpisodicLearner, EpisodicMethod
 from lightning_maml.baselines.mann import MANN
 from lightning_maml.baselines.matching import MatchingNets
 from lightning_maml.baselines.memory_module import MemoryModule
@@ -15,6 +15,7 @@ from lightning_maml.baselines.siamese import SiameseNets
 __all__ = [
     "MANN",
     "EpisodicLearner",
+    "EpisodicMethod",
     "MatchingNets",
     "MemoryModule",
     "MetaLSTM",
