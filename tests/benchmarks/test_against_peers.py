@@ -259,13 +259,14 @@ def test_ratios_are_those_within_a_turn() -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's own count")
 def test_peak_memory_is_that_of_the_call() -> None:
     """What is let go of counts; what was there before does not, nor what was and is no more."""
-    kept, _ = torch.ones(2**24), torch.ones(2**26).sum()
+    # Of more than 32 MiB each, which the allocator gives back at once, whatever ran before.
+    kept, _ = torch.ones(2**24), torch.ones(2**27).sum()
 
     def run():
-        torch.ones(2**25).sum()
-        return torch.ones(2**23) + kept[0]
+        torch.ones(2**26).sum()
+        return torch.ones(2**24) + kept[0]
 
-    assert peak_bytes(run, "cpu") == pytest.approx(2**27, rel=0.05)
+    assert peak_bytes(run, "cpu") == pytest.approx(2**28, rel=0.05)
 
 
 def test_the_program_prints_and_writes(monkeypatch, tmp_path, capsys) -> None:

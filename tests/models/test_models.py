@@ -123,6 +123,7 @@ def test_batched_gradients_equal_a_loop(make, shape) -> None:
 
 @pytest.mark.parametrize(("make", "shape"), SMALL.values(), ids=SMALL)
 def test_forward_over_reverse_agrees_with_finite_differences(make, shape) -> None:
+    torch.manual_seed(0)  # a difference across a kink is not small, however rare
     net, x = make().double(), torch.randn(6, *shape, dtype=torch.float64)
     gradient, params = gradient_of(net), parameters(net)
     move = {name: torch.randn_like(p) for name, p in params.items()}
