@@ -16,6 +16,14 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 os.environ["WANDB_MODE"] = "disabled"
 
 
+@pytest.fixture(autouse=True)
+def _own_wandb_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that a test starts do not share that of earlier tests, where a run that is killed
+    would hold its number.
+    """
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data. Only where there is none at all may a test be skipped."""
