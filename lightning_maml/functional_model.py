@@ -101,10 +101,13 @@ def _check_whole(model: nn.Module) -> None:
             )
 
 
-def call_without_trace(model: nn.Module, x: Tensor) -> Tensor:
-    """``model(x)``, but what `forward` writes to a buffer does not outlive the call."""
+def call_without_trace(model: nn.Module, x: Tensor, weights: Params | None = None) -> Tensor:
+    """``model(x)``, but what `forward` writes to a buffer does not outlive the call.
+
+    With `weights` in the place of the parameters of these names.
+    """
     scratch = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    output: Tensor = functional_call(model, scratch, (x,))
+    output: Tensor = functional_call(model, {**(weights or {}), **scratch}, (x,))
     return output
 
 

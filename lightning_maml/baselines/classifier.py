@@ -131,7 +131,8 @@ class PretrainedClassifier(Pretrained):
             with self._for_this_task():
                 return super().outputs(episode, inner_steps)
         with self._for_this_task():
-            episode, features = self._checked(episode), self._features()
+            episode = self._checked(episode)
+        features = self._features()
         with torch.no_grad(), eval_mode(features):
             tasks = [
                 class_similarities(features(sx), sy, features(qx), self.n_way)
@@ -167,7 +168,7 @@ class PretrainedClassifier(Pretrained):
                 return super().fast_adapt(images, labels, inner_steps, statistics)
         check_statistics(statistics)
         targets, names = as_classes(images, labels)
-        features = _with_head(self.model, self.head, nn.Identity()).eval()
+        features = self._features().eval()
         if statistics == "support":
             fix_statistics(features, images)
         neighbours = Neighbours(features, images, targets.to(images.device), len(names))
@@ -258,8 +259,8 @@ class PretrainedClassifier(Pretrained):
         self._outputs = None
 
     def _features(self) -> nn.Module:
-        """The network of evaluation without its last layer."""
-        return _with_head(self.engine.model, self.head, nn.Identity())
+        """A copy of the network without its last layer."""
+        return _with_head(self.model, self.head, nn.Identity())
 
     def _use_schedule(self, schedule: tuple[float, float]) -> None:
         lr, self._decay = schedule

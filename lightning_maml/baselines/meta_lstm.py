@@ -19,7 +19,7 @@ from lightning_maml.baselines.embedded_sets import (
     negative_log_likelihood,
 )
 from lightning_maml.episode import Episode
-from lightning_maml.functional_model import module_tensors
+from lightning_maml.functional_model import call_without_trace, module_tensors
 from lightning_maml.inner_loop import Params
 from lightning_maml.losses import cross_entropy
 from lightning_maml.models.batch_norm import with_episode_statistics
@@ -151,7 +151,7 @@ class MetaLSTM(nn.Module):
         classes, start = class_count(support_y), module_tensors(self.model, ["*"]).adapted
 
         def support_loss(weights: Tensor) -> Tensor:
-            output = self._call(named(weights, start), support_x)
+            output = call_without_trace(self.model, support_x, named(weights, start))
             if output.shape[1] < classes:
                 raise ValueError(
                     f"`model` must have an output for each of the {classes} classes of a task, got "
@@ -181,11 +181,6 @@ class MetaLSTM(nn.Module):
         return rule
 
     def _solve(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        logits = self._call(self.adapted(support_x, support_y), query_x)
+        weights = self.adapted(support_x, support_y)
+        logits = call_without_trace(self.model, query_x, weights)
         return logits.log_softmax(dim=-1)
-
-    def _call(self, weights: Params, x: Tensor) -> Tensor:
-        """What `forward` writes to a buffer does not outlive the call."""
-        scratch = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        output: Tensor = functional_call(self.model, {**weights, **scratch}, (x,))
-        return output

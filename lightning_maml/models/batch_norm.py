@@ -187,9 +187,9 @@ def with_frozen_statistics(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: if a layer cannot be converted, naming it.
     """
-    norms = {n: m for n, m in model.named_modules() if _has_running_statistics(m)}
-    frozen = {name: norm for name, norm in norms.items() if _is_frozen(norm)}
-    return _converted(model, frozen) if frozen else model
+    modules = model.named_modules()
+    norms = {n: m for n, m in modules if _has_running_statistics(m) and _is_frozen(m)}
+    return _converted(model, norms) if norms else model
 
 
 def _converted(model: nn.Module, norms: Mapping[str, nn.Module]) -> nn.Module:
